@@ -1,0 +1,183 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/actpass/sidecar/evidence"
+)
+
+// Errors of a Store. Any other error means that the store could not answer.
+var (
+	ErrNotFound     = errors.New("not found")
+	ErrIllegalState = errors.New("not possible in this state")
+	ErrNotAllowed   = errors.New("not allowed")
+	ErrTooMany      = errors.New("too many")
+)
+
+// Roles of a key.
+const (
+	RoleGateway  = "gateway"  // agents: proxy and preflight
+	RoleApprover = "approver" // decides approvals, reads evidence
+	RoleAdmin    = "admin"    // everything
+)
+
+// Key is a gateway key without its secret.
+type Key struct {
+	ID         string // "key_" and a UUIDv7
+	TenantID   string
+	Name       string
+	Role       string
+	AgentID    string // when set, the key speaks for this agent only
+	Groups     []string
+	Mode       string // "" or a mode that tightens the global one
+	Prefix     string // first characters of the secret, for recognising it
+	CreatedAt  time.Time
+	ExpiresAt  time.Time // zero: never
+	LastUsedAt time.Time // zero: never; kept to the minute
+	RevokedAt  time.Time // zero: in force
+}
+
+// Approval states. Legal moves: pending to approved, denied, expired, cancelled;
+// approved to consumed, expired.
+const (
+	ApprovalPending   = "pending"
+	ApprovalApproved  = "approved"
+	ApprovalDenied    = "denied"
+	ApprovalExpired   = "expired"
+	ApprovalCancelled = "cancelled"
+	ApprovalConsumed  = "consumed"
+)
+
+// Approval is a question put to humans about one exact call.
+type Approval struct {
+	ID          string // "apr_" and a UUIDv7
+	TenantID    string
+	AgentID     string
+	KeyID       string // of the agent, which may not decide; "" without one
+	UserID      string
+	Goal        string
+	Fingerprint string // hex; one open approval per tenant and fingerprint
+	EventID     string // the event that opened it
+	Tool        string
+	Resource    string
+	Risk        string
+	Args        map[string]any // redacted
+	Request     *evidence.Request
+	ReasonCode  string
+	Summary     string
+	Policy      string
+	Rule        string
+	RuleHash    string
+	Approvers   []string // groups
+	Required    int      // at least 1
+	State       string
+	CreatedAt   time.Time
+	ExpiresAt   time.Time     // of the decision
+	UseWithin   time.Duration // from the decision
+	DecidedAt   time.Time
+	UseBefore   time.Time // set when approved
+	Votes       []Vote
+	ConsumedBy  string // event id
+}
+
+// Vote is one human's word.
+type Vote struct {
+	KeyID    string
+	Name     string // of the key
+	Decision string // approve, deny, escalate
+	Reason   string
+	Time     time.Time
+}
+
+// Transition is one move of an approval, or a vote that did not move it yet.
+// It is stored in the same transaction as the move, and marked when its
+// evidence is in the ledger: a crash between the two is mended at start.
+type Transition struct {
+	ID         int64
+	ApprovalID string
+	TenantID   string
+	From, To   string
+	Actor      string // key id or "system"
+	Reason     string
+	Time       time.Time
+}
+
+// ApprovalQuery selects approvals, newest first.
+type ApprovalQuery struct {
+	TenantID string
+	State    string // "" for all
+	AgentID  string
+	Cursor   string
+	Limit    int
+}
+
+// Use is one reservation of a limit.
+type Use struct {
+	Limit  string // policy and limit name
+	Key    string // values of the limit's key
+	Amount int64
+	Max    int64
+	Window time.Duration
+}
+
+// Store is what several sidecars may share. Implementations are safe for
+// concurrent use; a method that returned nil is durable.
+type Store interface {
+	// CreateKey stores a key under the SHA-256 of its secret.
+	CreateKey(ctx context.Context, k Key, hash [32]byte) error
+	// KeyByHash finds a key, revoked and expired ones too. ErrNotFound.
+	KeyByHash(ctx context.Context, hash [32]byte) (Key, error)
+	// Keys lists keys of a tenant, newest first.
+	Keys(ctx context.Context, tenant, cursor string, limit int) (keys []Key, next string, err error)
+	// RevokeKey sets RevokedAt, once. ErrNotFound.
+	RevokeKey(ctx context.Context, tenant, id string, at time.Time) (Key, error)
+	// TouchKey notes a use.
+	TouchKey(ctx context.Context, id string, at time.Time) error
+
+	// OpenApproval stores a as pending, or returns the one of the same tenant and
+	// fingerprint that is open (pending, or approved and not past UseBefore)
+	// with opened false. ErrTooMany when the tenant has maxOpen pending ones.
+	OpenApproval(ctx context.Context, a Approval, maxOpen int) (got Approval, opened bool, err error)
+	// LatestApproval of a fingerprint, any state. ErrNotFound.
+	LatestApproval(ctx context.Context, tenant, fingerprint string) (Approval, error)
+	// GetApproval by id. ErrNotFound.
+	GetApproval(ctx context.Context, tenant, id string) (Approval, error)
+	// Approvals lists.
+	Approvals(ctx context.Context, q ApprovalQuery) (list []Approval, next string, err error)
+	// Vote adds v to a pending approval; the Required-th different approving key
+	// approves it, one deny denies it, escalate leaves it pending and replaces
+	// Approvers by to. ErrIllegalState when it is not pending or past ExpiresAt,
+	// or when that key has approved it already.
+	Vote(ctx context.Context, tenant, id string, v Vote, to []string) (Approval, error)
+	// Consume moves approved to consumed, once, atomically. ErrIllegalState when
+	// it is not approved or past UseBefore.
+	Consume(ctx context.Context, tenant, id, eventID string, now time.Time) (Approval, error)
+	// Cancel moves pending to cancelled.
+	Cancel(ctx context.Context, tenant, id, actor, reason string, now time.Time) (Approval, error)
+	// ExpireApprovals moves all that are past their time, and returns them.
+	ExpireApprovals(ctx context.Context, now time.Time) ([]Approval, error)
+	// Unrecorded transitions, oldest first, and MarkRecorded.
+	Unrecorded(ctx context.Context, limit int) ([]Transition, error)
+	MarkRecorded(ctx context.Context, ids ...int64) error
+
+	// Reserve takes all uses or none, under the id of an event. When one does not
+	// fit, its position is returned in over (else -1) and used tells what each
+	// limit holds already.
+	Reserve(ctx context.Context, tenant, eventID string, uses []Use, now time.Time) (over int, used []int64, err error)
+	// Release gives back what an event reserved.
+	Release(ctx context.Context, tenant, eventID string) error
+
+	// Ping says whether the store answers.
+	Ping(ctx context.Context) error
+	Close() error
+}
+
+// Recorder is the evidence log as the gate needs it.
+type Recorder interface {
+	// Append is durable when it returns nil; see ledger.Log.
+	Append(ctx context.Context, record []byte) (evidence.Entry, error)
+	// Later queues without waiting.
+	Later(record []byte) bool
+}
