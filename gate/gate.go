@@ -112,3 +112,16 @@ type permitUse struct{}
 
 // Gate is the check.
 type Gate struct{}
+
+// Outbound is what may be sent.
+func (p *Permit) Outbound() Outbound { return p.out }
+
+// Decision is the verdict that the permit stands on, for the answer's headers.
+func (p *Permit) Decision() evidence.Decision { return p.decision }
+
+// Warning is the text of ActPass-Warning, "" for none.
+func (p *Permit) Warning() string { return p.warning }
+
+// Done reports the outcome, once; later calls do nothing. It does not wait for
+// the disk.
+func (p *Permit) Done(o Outcome) {}
