@@ -1,0 +1,143 @@
+// Package api is the HTTP API of the sidecar: /api/v1 with its keys, roles and
+// errors, the health and metrics endpoints, and the Go client of all that.
+//
+// The package holds no rules of its own about actions: it decodes strictly,
+// asks the gate, and renders. Everything but /healthz and /readyz needs a key,
+// and every route names the roles that may call it; a route without roles can
+// be called by nobody.
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/gate"
+)
+
+// Gate is what the API asks of the gate; *gate.Gate satisfies it.
+type Gate interface {
+	Authenticate(ctx context.Context, secret, agent string) (gate.Identity, error)
+	Preflight(ctx context.Context, id gate.Identity, p gate.Preflight) (d evidence.Decision, refused bool, err error)
+	ReportOutcome(ctx context.Context, id gate.Identity, eventID, state string, status int, message string) error
+	CreateKey(ctx context.Context, actor gate.Identity, n gate.NewKey) (k gate.Key, secret string, err error)
+	Keys(ctx context.Context, actor gate.Identity, cursor string, limit int) ([]gate.Key, string, error)
+	RevokeKey(ctx context.Context, actor gate.Identity, id string) (gate.Key, error)
+	Approvals(ctx context.Context, actor gate.Identity, q gate.ApprovalQuery) ([]gate.Approval, string, error)
+	Approval(ctx context.Context, actor gate.Identity, id string, wait time.Duration) (gate.Approval, error)
+	Decide(ctx context.Context, actor gate.Identity, id, decision, reason string, to []string) (gate.Approval, error)
+	Fault(kind string, err error)
+}
+
+var _ Gate = (*gate.Gate)(nil)
+
+// EventQuery selects evidence events, newest first. Empty fields select all.
+type EventQuery struct {
+	Tenant   string
+	Tool     string // name or glob
+	Agent    string
+	Decision string
+	Kind     string // "" is every kind but system, "all" is every kind
+	State    string // of the outcome
+	Reason   string
+	Since    time.Time // inclusive; zero: no bound
+	Until    time.Time // exclusive; zero: no bound
+	Cursor   string
+	Limit    int
+}
+
+// EventSource is the event index as the API needs it. Events are JSON objects
+// in the form of the contract: the event, merged with its outcome, and log.
+type EventSource interface {
+	// Event finds one; gate.ErrNotFound.
+	Event(ctx context.Context, tenant, id string) ([]byte, error)
+	// Events lists; next is "" at the end. A cursor that the source did not make
+	// is a *gate.FieldError.
+	Events(ctx context.Context, q EventQuery) (items []json.RawMessage, next string, err error)
+	// CatchUp returns when everything that was recorded before the call can be
+	// found, or with ctx.
+	CatchUp(ctx context.Context) error
+	// Verify reads the whole log and checks it.
+	Verify(ctx context.Context) (VerifyReport, error)
+}
+
+// VerifyReport says whether the evidence log is whole.
+type VerifyReport struct {
+	OK        bool          `json:"ok"`
+	Events    uint64        `json:"events"`     // events that verified
+	TreeSize  uint64        `json:"tree_size"`  // records in the tree, outcomes too
+	Root      string        `json:"root"`       // base64 of the tree's root hash
+	PublicKey string        `json:"public_key"` // verifier key of the checkpoints, note format
+	Finding   *LogFinding   `json:"finding"`    // null when OK
+	Notes     []string      `json:"notes"`      // never null
+	Took      time.Duration `json:"-"`
+}
+
+// LogFinding is the first thing in the log that is not as it was written.
+type LogFinding struct {
+	Index   uint64 `json:"index"`
+	EventID string `json:"event_id"` // "" when it cannot be read any more
+	Problem string `json:"problem"`  // a sentence
+}
+
+// Check is one thing that must work for the sidecar to be ready.
+type Check struct {
+	Name string
+	Err  error // nil: it works
+}
+
+// Options of New. Gate and Events must be set.
+type Options struct {
+	Gate    Gate
+	Events  EventSource
+	Logger  *zap.Logger    // nil: no log
+	Ready   func() []Check // nil: ready as soon as it serves
+	Metrics http.Handler   // nil: /metrics is not found
+	Version string
+	Now     func() time.Time // nil: time.Now
+}
+
+type server struct {
+	Options
+	routes  []route
+	limiter *limiter
+	verify  chan struct{} // one verification at a time: it reads the whole log
+	ready   readyLog
+}
+
+// New gives the handler of the whole API.
+func New(o Options) http.Handler {
+	if o.Gate == nil || o.Events == nil {
+		panic("api: New needs a Gate and an EventSource")
+	}
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	s := &server{Options: o, limiter: newLimiter(), verify: make(chan struct{}, 1)}
+	s.routes = s.table()
+	return s.serve(s.mux())
+}
+
+// MaxWait is the longest long poll.
+const MaxWait = 60 * time.Second
+
+// NewServer gives a server for h whose timeouts leave room for the longest long
+// poll, and for nothing much longer.
+func NewServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:                      h,
+		ReadHeaderTimeout:            10 * time.Second,
+		ReadTimeout:                  30 * time.Second,
+		WriteTimeout:                 MaxWait + 30*time.Second,
+		IdleTimeout:                  2 * time.Minute,
+		MaxHeaderBytes:               64 << 10,
+		DisableGeneralOptionsHandler: true,
+	}
+}

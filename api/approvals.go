@@ -1,0 +1,186 @@
+package api
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/gate"
+)
+
+// Approval is an approval as the API shows it.
+type Approval struct {
+	ID         string            `json:"id"`
+	State      string            `json:"state"` // pending, approved, denied, expired, cancelled, consumed
+	Tool       string            `json:"tool"`
+	Resource   string            `json:"resource"`
+	RiskTier   string            `json:"risk_tier"`
+	Args       map[string]any    `json:"args"` // redacted; never null
+	AgentID    string            `json:"agent_id"`
+	UserID     string            `json:"user_id"`
+	Goal       string            `json:"goal"`
+	ReasonCode string            `json:"reason_code"`
+	Summary    string            `json:"summary"`
+	Policy     string            `json:"policy"`
+	Rule       string            `json:"rule"`
+	Approvers  []string          `json:"approvers"` // groups; empty: any approver
+	Required   int               `json:"required"`  // different keys that must approve
+	Votes      []Vote            `json:"votes"`     // never null
+	CreatedAt  evidence.Time     `json:"created_at"`
+	ExpiresAt  evidence.Time     `json:"expires_at"` // of the decision
+	DecidedAt  *evidence.Time    `json:"decided_at"`
+	UseBefore  *evidence.Time    `json:"use_before"` // set when approved
+	EventID    string            `json:"event_id"`
+	Request    *evidence.Request `json:"request"` // null for an action of the preflight API
+	ConsumedBy string            `json:"consumed_by"`
+}
+
+// Vote is one human's word.
+type Vote struct {
+	KeyID    string        `json:"key_id"`
+	Name     string        `json:"name"`
+	Decision string        `json:"decision"` // approve, deny, escalate
+	Reason   string        `json:"reason"`
+	Time     evidence.Time `json:"time"`
+}
+
+// ApprovalOf renders a.
+func ApprovalOf(a gate.Approval) Approval {
+	out := Approval{
+		ID: a.ID, State: a.State, Tool: a.Tool, Resource: a.Resource, RiskTier: a.Risk, Args: a.Args, AgentID: a.AgentID, UserID: a.UserID,
+		Goal: a.Goal, ReasonCode: a.ReasonCode, Summary: a.Summary, Policy: a.Policy, Rule: a.Rule, Approvers: list(a.Approvers), Required: a.Required,
+		Votes: []Vote{}, CreatedAt: evidence.Time{Time: a.CreatedAt}, ExpiresAt: evidence.Time{Time: a.ExpiresAt}, DecidedAt: moment(a.DecidedAt),
+		UseBefore: moment(a.UseBefore), EventID: a.EventID, Request: a.Request, ConsumedBy: a.ConsumedBy,
+	}
+	if out.Args == nil {
+		out.Args = map[string]any{}
+	}
+	for _, v := range a.Votes {
+		out.Votes = append(out.Votes, Vote{KeyID: v.KeyID, Name: v.Name, Decision: v.Decision, Reason: v.Reason, Time: evidence.Time{Time: v.Time}})
+	}
+	return out
+}
+
+// listApprovals gives a gateway key the approvals of its own agent, and others
+// all of the tenant.
+func (s *server) listApprovals(w http.ResponseWriter, r *http.Request, id gate.Identity) error {
+	q, err := readQuery(r, "state", "agent_id", "limit", "cursor")
+	if err != nil {
+		return err
+	}
+	limit, err := q.limit()
+	if err != nil {
+		return err
+	}
+	state, err := q.oneOf("state", gate.ApprovalPending, gate.ApprovalApproved, gate.ApprovalDenied, gate.ApprovalExpired, gate.ApprovalCancelled, gate.ApprovalConsumed)
+	if err != nil {
+		return err
+	}
+	agent := q["agent_id"]
+	if own := ownAgent(id); own != "" {
+		if agent != "" && agent != own {
+			return &Error{Status: http.StatusForbidden, Code: "forbidden", Message: "this key speaks for the agent " + own + " and sees its approvals only"}
+		}
+		agent = own
+	}
+	found, next, err := s.Gate.Approvals(r.Context(), id, gate.ApprovalQuery{TenantID: id.TenantID, State: state, AgentID: agent, Cursor: q["cursor"], Limit: limit})
+	if err != nil {
+		return about("approval", storeDown, err)
+	}
+	p := page[Approval]{Data: []Approval{}, Next: next}
+	for _, a := range found {
+		p.Data = append(p.Data, ApprovalOf(a))
+	}
+	return writeJSON(w, http.StatusOK, p)
+}
+
+// ownAgent is the one agent that a gateway key speaks for, "" when the key is
+// not bound to one and for people.
+func ownAgent(id gate.Identity) string {
+	if id.Role == gate.RoleGateway {
+		return id.AgentID
+	}
+	return ""
+}
+
+// getApproval gives one; with wait, when it is no longer pending or wait is over.
+func (s *server) getApproval(w http.ResponseWriter, r *http.Request, id gate.Identity) error {
+	key, err := pathID(r, "apr_", "approval")
+	if err != nil {
+		return err
+	}
+	q, err := readQuery(r, "wait")
+	if err != nil {
+		return err
+	}
+	var wait time.Duration
+	if text, given := q["wait"]; given {
+		if wait, err = time.ParseDuration(text); err != nil || wait < 0 || wait > MaxWait {
+			return invalid("wait", "must be a duration with its unit, up to "+MaxWait.String()+", as in 30s")
+		}
+	}
+	// Look first and wait then, so that a key learns nothing of another agent's
+	// approval, not even by how long the answer takes.
+	a, err := s.Gate.Approval(r.Context(), id, key, 0)
+	if err == nil && ownAgent(id) != "" && a.AgentID != ownAgent(id) {
+		err = gate.ErrNotFound
+	}
+	if err == nil && wait > 0 && a.State == gate.ApprovalPending {
+		a, err = s.Gate.Approval(r.Context(), id, key, wait)
+	}
+	if err != nil {
+		return about("approval", storeDown, err)
+	}
+	return writeJSON(w, http.StatusOK, ApprovalOf(a))
+}
+
+// Verdict is the body of POST /api/v1/approvals/{id}/decide.
+type Verdict struct {
+	Decision string   `json:"decision"` // approve, deny, escalate
+	Reason   string   `json:"reason,omitempty"`
+	To       []string `json:"to,omitempty"` // groups, for escalate
+}
+
+func (v Verdict) check() error {
+	switch v.Decision {
+	case "approve", "deny", "escalate":
+	case "":
+		return invalid("decision", "is required: approve, deny or escalate")
+	default:
+		return invalid("decision", "must be approve, deny or escalate")
+	}
+	if len(v.Reason) > 4096 {
+		return invalid("reason", "is longer than 4096 bytes")
+	}
+	if v.Decision == "escalate" && len(v.To) == 0 {
+		return invalid("to", "is required to escalate: the groups that decide from now on")
+	}
+	if v.Decision != "escalate" && len(v.To) > 0 {
+		return invalid("to", "belongs to escalate only")
+	}
+	for _, g := range v.To {
+		if g == "" || len(g) > 200 {
+			return invalid("to", "a group is a name of 1 to 200 bytes")
+		}
+	}
+	return nil
+}
+
+func (s *server) decide(w http.ResponseWriter, r *http.Request, id gate.Identity) error {
+	key, err := pathID(r, "apr_", "approval")
+	if err != nil {
+		return err
+	}
+	var v Verdict
+	if err := decode(w, r, &v); err != nil {
+		return err
+	}
+	if err := v.check(); err != nil {
+		return err
+	}
+	a, err := s.Gate.Decide(r.Context(), id, key, v.Decision, v.Reason, v.To)
+	if err != nil {
+		return about("approval", storeDown, err)
+	}
+	return writeJSON(w, http.StatusOK, ApprovalOf(a))
+}

@@ -1,0 +1,90 @@
+package api
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Bounds of a list.
+const (
+	DefaultLimit = 50
+	MaxLimit     = 200
+)
+
+// query is the query string, read strictly: a parameter that is not known, or
+// is there twice, is an error and not a filter that silently does nothing.
+type query map[string]string
+
+func readQuery(r *http.Request, known ...string) (query, error) {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, invalid("", "the query string is not valid")
+	}
+	q := query{}
+	for name, list := range values {
+		if !slices.Contains(known, name) {
+			message := "this call takes no parameters"
+			if len(known) > 0 {
+				message = "there is no such parameter here; known: " + strings.Join(known, ", ")
+			}
+			return nil, invalid(clip(name, 100), message)
+		}
+		if len(list) > 1 {
+			return nil, invalid(name, "the parameter is there twice")
+		}
+		if len(list[0]) > 1024 {
+			return nil, invalid(name, "is longer than 1024 bytes")
+		}
+		q[name] = list[0]
+	}
+	return q, nil
+}
+
+// limit is 1 to MaxLimit, DefaultLimit when absent.
+func (q query) limit() (int, error) {
+	text, given := q["limit"]
+	if !given {
+		return DefaultLimit, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > MaxLimit {
+		return 0, invalid("limit", "must be an integer from 1 to "+strconv.Itoa(MaxLimit))
+	}
+	return n, nil
+}
+
+// time is an RFC 3339 time, zero when absent.
+func (q query) time(name string) (time.Time, error) {
+	text, given := q[name]
+	if !given {
+		return time.Time{}, nil
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return time.Time{}, invalid(name, "must be a time in RFC 3339, as in 2026-01-31T09:00:00Z (a + in an offset is written %2B)")
+	}
+	return t.UTC(), nil
+}
+
+// oneOf is a parameter with a fixed set of values.
+func (q query) oneOf(name string, values ...string) (string, error) {
+	v, given := q[name]
+	if given && !slices.Contains(values, v) {
+		return "", invalid(name, "must be one of "+strings.Join(values, ", "))
+	}
+	return v, nil
+}
+
+// pathID is the {id} of the path. What cannot be an id of that kind is not
+// looked up.
+func pathID(r *http.Request, prefix, subject string) (string, error) {
+	id := r.PathValue("id")
+	if !strings.HasPrefix(id, prefix) || len(id) > 64 || !onlyIDChars(id) {
+		return "", &Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no such " + subject + "; an id of one begins with " + prefix}
+	}
+	return id, nil
+}
