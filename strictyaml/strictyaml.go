@@ -9,6 +9,7 @@
 package strictyaml
 
 import (
+	"encoding"
 	"errors"
 	"fmt"
 	"reflect"
@@ -121,8 +122,24 @@ func (v Val[T]) MarshalYAML() (any, error) { return v.V, nil }
 // bool, int, int64, float64, Val of those, structs and pointers to structs,
 // slices of all these, map[string]string, map[string]T for struct T, and any.
 // A field `At Pos` with the tag `yaml:"-"` receives the place of its mapping.
-// A slice of strings also takes one bare string. The returned error is Faults.
+// A slice of strings also takes one bare string. A type with UnmarshalText takes
+// any scalar as it is written. The returned error is Faults.
 func Decode(file string, data []byte, dst any) error {
+	_, err := DecodePlaces(file, data, dst)
+	return err
+}
+
+// Places tells where each key of a file stands, by path: "listen.proxy",
+// "routes[0].upstream".
+type Places map[string]Pos
+
+// DecodePlaces is Decode, and tells where everything stands.
+func DecodePlaces(file string, data []byte, dst any) (Places, error) {
+	places := make(Places)
+	return places, decode(file, data, dst, places)
+}
+
+func decode(file string, data []byte, dst any, places Places) error {
 	var faults Faults
 	top := Pos{File: file}
 	if len(data) > MaxSize {
@@ -157,7 +174,7 @@ func Decode(file string, data []byte, dst any) error {
 		faults.Addf(Pos{File: file, Line: 1, Col: 1}, "the file is empty")
 		return faults.Err()
 	}
-	d := decoder{file: file, faults: &faults}
+	d := decoder{file: file, faults: &faults, places: places}
 	d.value(body, reflect.ValueOf(dst).Elem(), "", 0)
 	return faults.Err()
 }
@@ -172,6 +189,7 @@ func posOf(file string, t *token.Token) Pos {
 type decoder struct {
 	file   string
 	faults *Faults
+	places Places
 }
 
 func (d *decoder) at(n ast.Node) Pos {
@@ -224,6 +242,11 @@ func (d *decoder) value(n ast.Node, dst reflect.Value, path string, depth int) {
 		d.faults.Addf(d.at(n), "anchors, aliases and tags are not used here: write the value out")
 		return
 	}
+	d.places[path] = d.at(n)
+	if t, ok := dst.Addr().Interface().(encoding.TextUnmarshaler); ok {
+		d.text(n, t, path)
+		return
+	}
 	switch dst.Kind() {
 	case reflect.Pointer:
 		dst.Set(reflect.New(dst.Type().Elem()))
@@ -248,6 +271,22 @@ func (d *decoder) value(n ast.Node, dst reflect.Value, path string, depth int) {
 		}
 	default:
 		d.scalar(n, dst, path)
+	}
+}
+
+func (d *decoder) text(n ast.Node, t encoding.TextUnmarshaler, path string) {
+	var s string
+	switch v := n.(type) {
+	case *ast.StringNode:
+		s = v.Value
+	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode:
+		s = n.GetToken().Value
+	default:
+		d.wrong(n, path, "a plain value")
+		return
+	}
+	if err := t.UnmarshalText([]byte(s)); err != nil {
+		d.faults.Addf(d.at(n), "`%s`: %v", path, err)
 	}
 }
 
