@@ -87,7 +87,7 @@ func (s *server) listApprovals(w http.ResponseWriter, r *http.Request, id gate.I
 	if err != nil {
 		return about("approval", storeDown, err)
 	}
-	p := page[Approval]{Data: []Approval{}, Next: next}
+	p := Page[Approval]{Data: []Approval{}, Next: next}
 	for _, a := range found {
 		p.Data = append(p.Data, ApprovalOf(a))
 	}

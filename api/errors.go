@@ -127,8 +127,8 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 	return nil
 }
 
-// page is every list.
-type page[T any] struct {
+// Page is every list.
+type Page[T any] struct {
 	Data []T    `json:"data"`
 	Next string `json:"next_cursor"` // "" at the end
 }

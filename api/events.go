@@ -70,7 +70,7 @@ func (s *server) listEvents(w http.ResponseWriter, r *http.Request, id gate.Iden
 	if items == nil {
 		items = []json.RawMessage{}
 	}
-	return writeJSON(w, http.StatusOK, page[json.RawMessage]{Data: items, Next: next})
+	return writeJSON(w, http.StatusOK, Page[json.RawMessage]{Data: items, Next: next})
 }
 
 // getEvent gives one. "Not found" is said only when the index is not behind.

@@ -136,7 +136,7 @@ func (s *server) listKeys(w http.ResponseWriter, r *http.Request, id gate.Identi
 	if err != nil {
 		return about("key", storeDown, err)
 	}
-	p := page[Key]{Data: []Key{}, Next: next}
+	p := Page[Key]{Data: []Key{}, Next: next}
 	for _, k := range keys {
 		p.Data = append(p.Data, KeyOf(k, ""))
 	}
