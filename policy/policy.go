@@ -99,6 +99,7 @@ type Decision struct {
 // Limit is one counted bound of a policy file.
 type Limit struct {
 	Policy     string
+	Version    int // of the policy
 	Name       string
 	Max        int64
 	Window     time.Duration

@@ -1,5 +1,14 @@
 package policy
 
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/actpass/sidecar/strictyaml"
+)
+
 // Source is one policy file.
 type Source struct {
 	Name string
@@ -20,19 +29,88 @@ type Options struct {
 	Tools []string
 }
 
-// Set is a compiled, immutable set of policies, safe for concurrent use.
-type Set struct{}
+// Set is a compiled, immutable set of policies, safe for concurrent use. The
+// zero Set denies everything.
+type Set struct {
+	policies []*compiled
+	index    *index
+	fallback Effect
+	hash     string
+	warnings strictyaml.Faults
+}
 
 // Compile reads all policy files. The error is strictyaml.Faults, with every
 // fault of every file.
-func Compile(sources []Source, opt Options) (*Set, error) { return &Set{}, nil }
+func Compile(sources []Source, opt Options) (*Set, error) {
+	c := &compiler{opt: opt, names: make(map[string]strictyaml.Pos), exprs: make(map[exprKey]exprResult)}
+	s := new(Set)
+	switch opt.Default {
+	case "", "deny":
+	case "require_approval":
+		s.fallback = RequireApproval
+	case "allow":
+		s.fallback = Allow
+	default:
+		c.faults.Addf(strictyaml.Pos{File: "policy.default"}, "must be deny, require_approval or allow, not %q", opt.Default)
+	}
+	for _, src := range sources {
+		s.policies = append(s.policies, c.file(src)...)
+	}
+	if err := c.faults.Err(); err != nil {
+		return nil, err
+	}
+	s.warnings = c.warnings(s.policies)
+	s.index = newIndex(s.policies)
+	s.hash = hashSources(sources, s.fallback)
+	return s, nil
+}
+
+// hashSources hashes contents, not names: the same files elsewhere are the same
+// policy.
+func hashSources(sources []Source, fallback Effect) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "default:%s\n", fallback)
+	for _, src := range sources {
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(src.Data))))
+		h.Write(src.Data)
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil))
+}
 
 // Hash is "sha256:" and the hex digest over all sources and the default.
-func (s *Set) Hash() string { return "" }
+func (s *Set) Hash() string { return s.hash }
 
-// Decide judges one action.
-func (s *Set) Decide(in *Input) Decision { return Decision{} }
+// Warnings are remarks that do not keep the files from being used: tool globs
+// that cover no tool of Options.Tools.
+func (s *Set) Warnings() strictyaml.Faults { return s.warnings }
 
-// Exceeded turns a decision whose limit l does not hold into the one that
-// follows: l's effect, reason and rule, unless d is already stricter.
-func (d Decision) Exceeded(l *Limit, used, left int64) Decision { return d }
+// Info is what a listing shows of a policy.
+type Info struct {
+	Name    string
+	Version int
+	Pos     Pos
+	Tools   []string // globs, as written
+	Rules   int
+	Limits  int
+}
+
+// Policies lists all policies in file order.
+func (s *Set) Policies() []Info {
+	out := make([]Info, 0, len(s.policies))
+	for _, p := range s.policies {
+		info := Info{Name: p.name, Version: p.version, Pos: Pos{File: p.pos.File, Line: p.pos.Line}, Rules: len(p.rules), Limits: len(p.limits)}
+		for _, g := range p.globs {
+			info.Tools = append(info.Tools, g.text)
+		}
+		out = append(out, info)
+	}
+	return out
+}
+
+// under gives the positions of the policies that cover a tool.
+func (s *Set) under(tool string) []int {
+	if s.index == nil {
+		return nil
+	}
+	return s.index.match(tool)
+}
