@@ -1,8 +1,11 @@
 package api
 
 import (
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
+	"sync"
 
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
@@ -93,7 +96,8 @@ type reported struct {
 }
 
 // outcome takes the caller's word on what came of an action that it executed
-// itself.
+// itself. The gate records what it is told; whose action it is, and whether it
+// still waits for a word, is looked up here.
 func (s *server) outcome(w http.ResponseWriter, r *http.Request, id gate.Identity) error {
 	event, err := pathID(r, "ev_", "action")
 	if err != nil {
@@ -111,8 +115,117 @@ func (s *server) outcome(w http.ResponseWriter, r *http.Request, id gate.Identit
 	if b.Status != 0 && (b.Status < 100 || b.Status > 599) {
 		return invalid("status", "must be an HTTP status, 100 to 599")
 	}
-	if err := s.Gate.ReportOutcome(r.Context(), id, event, b.State, b.Status, b.Error); err != nil {
-		return about("action", evidenceDown, err)
+	known, err := s.awaited(r, id, event)
+	if err != nil {
+		return err
 	}
+	if known == "" {
+		known, err = s.words.report(event, b.State, func() error {
+			return s.Gate.ReportOutcome(r.Context(), id, event, b.State, b.Status, b.Error)
+		})
+		if err != nil {
+			return about("action", evidenceDown, err)
+		}
+	}
+	if known != b.State {
+		return &Error{Status: http.StatusConflict, Code: "action.illegal_state", Message: "the outcome of this action is on record already, as " + known}
+	}
+	// Also where the caller says again what is on record: that is its own retry.
 	return writeJSON(w, http.StatusOK, reported{EventID: event, State: b.State})
+}
+
+// awaited finds the action and says what was reported about it: "" while its
+// outcome is awaited. An action of somebody else does not exist for the caller.
+func (s *server) awaited(r *http.Request, id gate.Identity, event string) (string, error) {
+	raw, err := s.findEvent(r, id.TenantID, event, "action")
+	if err != nil {
+		return "", err
+	}
+	var e struct {
+		Kind    string `json:"kind"`
+		Door    string `json:"door"`
+		AgentID string `json:"agent_id"`
+		KeyID   string `json:"key_id"`
+		Outcome *struct {
+			State string `json:"state"`
+			Error string `json:"error"`
+		} `json:"outcome"`
+	}
+	if err := json.Unmarshal(raw, &e); err != nil {
+		return "", fmt.Errorf("read event %s from the index: %w", event, err)
+	}
+	mine := e.KeyID == id.KeyID || id.AgentID != "" && e.AgentID == id.AgentID || id.Role == gate.RoleAdmin
+	if e.Kind != evidence.KindAction || !mine {
+		return "", about("action", evidenceDown, gate.ErrNotFound)
+	}
+	illegal := func(why string) error {
+		return &Error{Status: http.StatusConflict, Code: "action.illegal_state", Message: why}
+	}
+	switch {
+	case e.Door != string(gate.DoorAPI):
+		return "", illegal("the sidecar carried this action out itself, and has its outcome")
+	case e.Outcome == nil:
+		return "", illegal("no outcome is awaited: the preflight did not have the intent execute")
+	}
+	switch e.Outcome.State {
+	case evidence.StatePending, evidence.StateHeld:
+		return "", nil
+	case evidence.StateForwarded:
+		if e.Outcome.Error == "" {
+			return "succeeded", nil
+		}
+		return "failed", nil
+	case evidence.StateAmbiguous:
+		return "unknown", nil
+	}
+	return "", illegal("this action was refused, so there is no outcome to report")
+}
+
+// words remembers the outcomes reported lately, so that of several reports
+// which come before the index knows the first, one is recorded.
+type words struct {
+	mu    sync.Mutex
+	said  map[string]*word
+	order []string // oldest first
+}
+
+type word struct {
+	once  sync.Mutex // held while it is recorded
+	state string     // "" until it is recorded
+}
+
+const maxWords = 4096
+
+// report records state by record, unless something is on record for the event
+// already, and gives what is on record then.
+func (l *words) report(event, state string, record func() error) (string, error) {
+	said := l.of(event)
+	said.once.Lock()
+	defer said.once.Unlock()
+	if said.state != "" {
+		return said.state, nil
+	}
+	if err := record(); err != nil {
+		return "", err
+	}
+	said.state = state
+	return state, nil
+}
+
+func (l *words) of(event string) *word {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if said := l.said[event]; said != nil {
+		return said
+	}
+	if l.said == nil {
+		l.said = map[string]*word{}
+	}
+	if len(l.order) == maxWords {
+		delete(l.said, l.order[0])
+		l.order = l.order[1:]
+	}
+	l.said[event] = &word{}
+	l.order = append(l.order, event)
+	return l.said[event]
 }

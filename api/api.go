@@ -105,6 +105,7 @@ type server struct {
 	Options
 	routes  []route
 	limiter *limiter
+	words   words
 	verify  chan struct{} // one verification at a time: it reads the whole log
 	ready   readyLog
 }

@@ -83,13 +83,15 @@ func (s *server) listApprovals(w http.ResponseWriter, r *http.Request, id gate.I
 		}
 		agent = own
 	}
-	found, next, err := s.Gate.Approvals(r.Context(), id, gate.ApprovalQuery{TenantID: id.TenantID, State: state, AgentID: agent, Cursor: q["cursor"], Limit: limit})
+	found, next, err := s.Gate.Approvals(r.Context(), reader(id), gate.ApprovalQuery{TenantID: id.TenantID, State: state, AgentID: agent, Cursor: q["cursor"], Limit: limit})
 	if err != nil {
 		return about("approval", storeDown, err)
 	}
 	p := Page[Approval]{Data: []Approval{}, Next: next}
 	for _, a := range found {
-		p.Data = append(p.Data, ApprovalOf(a))
+		if maySee(id, &a) {
+			p.Data = append(p.Data, ApprovalOf(a))
+		}
 	}
 	return writeJSON(w, http.StatusOK, p)
 }
@@ -101,6 +103,28 @@ func ownAgent(id gate.Identity) string {
 		return id.AgentID
 	}
 	return ""
+}
+
+// maySee says whose approvals a key may see: people all of the tenant, a gateway
+// key its agent's, and one that is bound to no agent those that it asked for.
+func maySee(id gate.Identity, a *gate.Approval) bool {
+	switch own := ownAgent(id); {
+	case id.Role != gate.RoleGateway:
+		return true
+	case own != "":
+		return a.AgentID == own
+	}
+	return a.KeyID == id.KeyID
+}
+
+// reader is id as it asks the gate for approvals. The gate knows an agent by its
+// name alone; a key bound to none has no name before it acts, so maySee judges
+// it by the key instead.
+func reader(id gate.Identity) gate.Identity {
+	if id.Role == gate.RoleGateway && id.AgentID == "" {
+		id.Role = gate.RoleApprover
+	}
+	return id
 }
 
 // getApproval gives one; with wait, when it is no longer pending or wait is over.
@@ -121,12 +145,12 @@ func (s *server) getApproval(w http.ResponseWriter, r *http.Request, id gate.Ide
 	}
 	// Look first and wait then, so that a key learns nothing of another agent's
 	// approval, not even by how long the answer takes.
-	a, err := s.Gate.Approval(r.Context(), id, key, 0)
-	if err == nil && ownAgent(id) != "" && a.AgentID != ownAgent(id) {
+	a, err := s.Gate.Approval(r.Context(), reader(id), key, 0)
+	if err == nil && !maySee(id, &a) {
 		err = gate.ErrNotFound
 	}
 	if err == nil && wait > 0 && a.State == gate.ApprovalPending {
-		a, err = s.Gate.Approval(r.Context(), id, key, wait)
+		a, err = s.Gate.Approval(r.Context(), reader(id), key, wait)
 	}
 	if err != nil {
 		return about("approval", storeDown, err)

@@ -73,7 +73,7 @@ func (s *server) listEvents(w http.ResponseWriter, r *http.Request, id gate.Iden
 	return writeJSON(w, http.StatusOK, Page[json.RawMessage]{Data: items, Next: next})
 }
 
-// getEvent gives one. "Not found" is said only when the index is not behind.
+// getEvent gives one.
 func (s *server) getEvent(w http.ResponseWriter, r *http.Request, id gate.Identity) error {
 	event, err := pathID(r, "ev_", "event")
 	if err != nil {
@@ -82,18 +82,25 @@ func (s *server) getEvent(w http.ResponseWriter, r *http.Request, id gate.Identi
 	if _, err := readQuery(r); err != nil {
 		return err
 	}
-	behind := s.catchUp(r)
-	b, err := s.Events.Event(r.Context(), id.TenantID, event)
-	if errors.Is(err, gate.ErrNotFound) && behind != nil {
-		err = behind
-	}
+	b, err := s.findEvent(r, id.TenantID, event, "event")
 	if err != nil {
-		if errors.Is(err, context.DeadlineExceeded) {
-			return unavailable(evidenceDown, err)
-		}
-		return about("event", evidenceDown, err)
+		return err
 	}
-	return writeJSON(w, http.StatusOK, json.RawMessage(b))
+	return writeJSON(w, http.StatusOK, b)
+}
+
+// findEvent gives one event. "Not found" is said only when the index is not
+// behind.
+func (s *server) findEvent(r *http.Request, tenant, event, subject string) (json.RawMessage, error) {
+	behind := s.catchUp(r)
+	b, err := s.Events.Event(r.Context(), tenant, event)
+	if errors.Is(err, gate.ErrNotFound) && behind != nil {
+		if r.Context().Err() != nil {
+			return nil, r.Context().Err()
+		}
+		return nil, unavailable(evidenceDown, behind)
+	}
+	return b, about(subject, evidenceDown, err)
 }
 
 // verifyLog reads the whole log. 200 says that it was read; ok, whether it is

@@ -67,8 +67,8 @@ func (n NewKey) Wish(now time.Time) (gate.NewKey, error) {
 	switch {
 	case n.Name == "":
 		return wish, invalid("name", "is required: it tells people whose key this is")
-	case len(n.Name) > 200:
-		return wish, invalid("name", "is longer than 200 bytes")
+	case len(n.Name) > 128:
+		return wish, invalid("name", "is longer than 128 bytes")
 	case n.Role == "":
 		return wish, invalid("role", "is required: gateway, approver or admin")
 	case n.Role != gate.RoleGateway && n.Role != gate.RoleApprover && n.Role != gate.RoleAdmin:
