@@ -1,0 +1,150 @@
+package store
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/actpass/sidecar/gate"
+)
+
+// The state machine of an approval, without storage. Each engine reads a row,
+// asks here, and writes row and transition in one transaction.
+
+const (
+	actorSystem = "system"
+
+	voteApprove  = "approve"
+	voteDeny     = "deny"
+	voteEscalate = "escalate"
+)
+
+// past is the one meaning of "past its time": the moment itself still counts.
+// Times are compared as they are stored.
+func past(now, limit time.Time) bool { return micros(now) > micros(limit) }
+
+func illegal(a gate.Approval, why string) error {
+	return fmt.Errorf("approval %s is %s: %s: %w", a.ID, a.State, why, gate.ErrIllegalState)
+}
+
+// move changes the state and says so.
+func move(a *gate.Approval, to, actor, reason string, at time.Time) gate.Transition {
+	t := gate.Transition{
+		ApprovalID: a.ID, TenantID: a.TenantID, From: a.State, To: to,
+		Actor: actor, Reason: reason, Time: stored(at),
+	}
+	a.State = to
+	return t
+}
+
+// opened is a as it is stored when it is new.
+func opened(a gate.Approval) gate.Approval {
+	a.State = gate.ApprovalPending
+	a.CreatedAt, a.ExpiresAt = stored(a.CreatedAt), stored(a.ExpiresAt)
+	a.UseWithin = a.UseWithin.Truncate(time.Microsecond)
+	a.DecidedAt, a.UseBefore = time.Time{}, time.Time{}
+	a.Votes, a.ConsumedBy = nil, ""
+	return a
+}
+
+// vote applies one human's word to a.
+func vote(a *gate.Approval, v gate.Vote, to []string) (gate.Transition, error) {
+	if v.KeyID == "" || v.Time.IsZero() {
+		return gate.Transition{}, misuse("a vote on %s without a key or a time", a.ID)
+	}
+	if v.KeyID == a.KeyID {
+		return gate.Transition{}, fmt.Errorf("approval %s: key %s asked for it and cannot decide it: %w", a.ID, v.KeyID, gate.ErrNotAllowed)
+	}
+	if a.State != gate.ApprovalPending {
+		return gate.Transition{}, illegal(*a, "it has been decided")
+	}
+	if past(v.Time, a.ExpiresAt) {
+		return gate.Transition{}, illegal(*a, "its time is over")
+	}
+	v.Time = stored(v.Time)
+	state := gate.ApprovalPending
+	switch v.Decision {
+	case voteDeny:
+		// Also by a key that approved before: whoever sees a mistake can stop it.
+		state = gate.ApprovalDenied
+	case voteEscalate:
+		if len(to) == 0 {
+			return gate.Transition{}, illegal(*a, "escalating needs the groups to escalate to")
+		}
+		a.Approvers = slices.Clone(to)
+	case voteApprove:
+		have := 1
+		for _, old := range a.Votes {
+			if old.Decision != voteApprove {
+				continue
+			}
+			if old.KeyID == v.KeyID {
+				return gate.Transition{}, illegal(*a, "this key has approved it already; another one is needed")
+			}
+			have++
+		}
+		if have >= a.Required {
+			state = gate.ApprovalApproved
+		}
+	default:
+		return gate.Transition{}, misuse("a vote on %s says %q, not approve, deny or escalate", a.ID, v.Decision)
+	}
+	a.Votes = append(slices.Clone(a.Votes), v)
+	t := move(a, state, v.KeyID, v.Reason, v.Time)
+	if state != gate.ApprovalPending {
+		a.DecidedAt = v.Time
+	}
+	if state == gate.ApprovalApproved {
+		a.UseBefore = v.Time.Add(a.UseWithin)
+	}
+	return t, nil
+}
+
+// consume uses an approved approval.
+func consume(a *gate.Approval, eventID string, now time.Time) (gate.Transition, error) {
+	if eventID == "" || now.IsZero() {
+		return gate.Transition{}, misuse("consuming %s without an event or a time", a.ID)
+	}
+	if a.State != gate.ApprovalApproved {
+		return gate.Transition{}, illegal(*a, "only an approved one can be used")
+	}
+	if past(now, a.UseBefore) {
+		return gate.Transition{}, illegal(*a, "it was not used in time")
+	}
+	a.ConsumedBy = eventID
+	return move(a, gate.ApprovalConsumed, actorSystem, "used by "+eventID, now), nil
+}
+
+// cancel withdraws a pending approval.
+func cancel(a *gate.Approval, actor, reason string, now time.Time) (gate.Transition, error) {
+	if actor == "" || now.IsZero() {
+		return gate.Transition{}, misuse("cancelling %s without an actor or a time", a.ID)
+	}
+	if a.State != gate.ApprovalPending {
+		return gate.Transition{}, illegal(*a, "only a pending one can be cancelled")
+	}
+	a.DecidedAt = stored(now)
+	return move(a, gate.ApprovalCancelled, actor, reason, now), nil
+}
+
+// expire moves a when it is past its time.
+func expire(a *gate.Approval, now time.Time) (gate.Transition, bool) {
+	switch {
+	case a.State == gate.ApprovalPending && past(now, a.ExpiresAt):
+		return move(a, gate.ApprovalExpired, actorSystem, "nobody decided in time", now), true
+	case a.State == gate.ApprovalApproved && past(now, a.UseBefore):
+		return move(a, gate.ApprovalExpired, actorSystem, "it was not used in time", now), true
+	}
+	return gate.Transition{}, false
+}
+
+// due is when an open approval ends by itself; zero when it is closed.
+func due(a gate.Approval) time.Time {
+	switch a.State {
+	case gate.ApprovalPending:
+		return a.ExpiresAt
+	case gate.ApprovalApproved:
+		return a.UseBefore
+	}
+	return time.Time{}
+}

@@ -1,0 +1,550 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/actpass/sidecar/gate"
+)
+
+// FailMode is a way in which a store fails.
+type FailMode int
+
+// The ways. The two nasty ones are those that a caller must be built for.
+const (
+	Works           FailMode = iota
+	Fails                    // an error, and nothing was done
+	FailsButPersist          // an error, and yet it was done
+	LostButDone              // no error, and yet nothing was done: a disk that lies
+)
+
+// ErrInjected is in the chain of every error that Fail caused.
+var ErrInjected = errors.New("injected store failure")
+
+// Memory is a gate.Store in memory, for tests. It polices its caller: misuse
+// (ErrMisuse) panics unless OnMisuse says otherwise, because a test that goes on
+// after it tests nothing.
+type Memory struct {
+	// OnMisuse is told of every misuse, whose error the caller then gets; panics
+	// when nil. Set it before first use.
+	OnMisuse func(error)
+
+	mu     sync.Mutex
+	fail   map[string]FailMode
+	closed bool
+	s      memoryState
+}
+
+type memoryState struct {
+	keys        map[string]gate.Key // by id
+	hashes      map[[32]byte]string // to key id
+	approvals   map[string]gate.Approval
+	transitions []gate.Transition // id is the place, from 1
+	recorded    map[int64]bool
+	uses        []memoryUse
+}
+
+type memoryUse struct {
+	tenant, key, event string
+	amount, at         int64
+}
+
+var _ gate.Store = (*Memory)(nil)
+
+// NewMemory is an empty store.
+func NewMemory() *Memory {
+	return &Memory{fail: map[string]FailMode{}, s: memoryState{
+		keys: map[string]gate.Key{}, hashes: map[[32]byte]string{},
+		approvals: map[string]gate.Approval{}, recorded: map[int64]bool{},
+	}}
+}
+
+// Fail makes every later call of a method (its name in gate.Store; "*" for all
+// that have no mode of their own) go as mode says. Works ends it.
+func (m *Memory) Fail(method string, mode FailMode) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fail[method] = mode
+}
+
+// clone copies deeply enough: what is inside a stored value is never changed in
+// place.
+func (s memoryState) clone() memoryState {
+	return memoryState{
+		keys: maps.Clone(s.keys), hashes: maps.Clone(s.hashes), approvals: maps.Clone(s.approvals),
+		transitions: slices.Clone(s.transitions), recorded: maps.Clone(s.recorded), uses: slices.Clone(s.uses),
+	}
+}
+
+// do runs one method's step on the state, all or nothing.
+func (m *Memory) do(ctx context.Context, method string, step func(*memoryState) error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return errClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	mode, own := m.fail[method]
+	if !own {
+		mode = m.fail["*"]
+	}
+	if mode == Fails {
+		return fmt.Errorf("%s: %w", method, ErrInjected)
+	}
+	next := m.s
+	if mode == LostButDone {
+		next = m.s.clone()
+	}
+	if err := step(&next); err != nil {
+		if errors.Is(err, ErrMisuse) {
+			m.misused(err)
+		}
+		return err
+	}
+	if mode != LostButDone {
+		m.s = next
+	}
+	if mode == FailsButPersist {
+		return fmt.Errorf("%s: %w", method, ErrInjected)
+	}
+	return nil
+}
+
+// answer takes the result away from a caller that got an error.
+func answer[T any](v T, err error) (T, error) {
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return v, nil
+}
+
+func (m *Memory) misused(err error) {
+	if m.OnMisuse == nil {
+		panic(err)
+	}
+	m.OnMisuse(err)
+}
+
+// CreateKey implements gate.Store.
+func (m *Memory) CreateKey(ctx context.Context, k gate.Key, hash [32]byte) error {
+	return m.do(ctx, "CreateKey", func(s *memoryState) error {
+		if err := checkKey(k); err != nil {
+			return err
+		}
+		if _, taken := s.hashes[hash]; taken {
+			return fmt.Errorf("a key with this secret exists: %w", gate.ErrIllegalState)
+		}
+		if _, taken := s.keys[k.ID]; taken {
+			return fmt.Errorf("key %s exists: %w", k.ID, gate.ErrIllegalState)
+		}
+		k.Groups = slices.Clone(k.Groups)
+		k.CreatedAt, k.ExpiresAt = stored(k.CreatedAt), stored(k.ExpiresAt)
+		k.LastUsedAt, k.RevokedAt = stored(k.LastUsedAt), stored(k.RevokedAt)
+		s.keys[k.ID], s.hashes[hash] = k, k.ID
+		return nil
+	})
+}
+
+// KeyByHash implements gate.Store.
+func (m *Memory) KeyByHash(ctx context.Context, hash [32]byte) (k gate.Key, err error) {
+	err = m.do(ctx, "KeyByHash", func(s *memoryState) error {
+		id, ok := s.hashes[hash]
+		if !ok {
+			return fmt.Errorf("find a key: %w", gate.ErrNotFound)
+		}
+		k = s.keys[id]
+		return nil
+	})
+	return answer(k, err)
+}
+
+// newestFirst lists what keep accepts, one page from cursor on.
+func newestFirst[T any](all map[string]T, at func(T) position, keep func(T) bool, cursor string, limit int) ([]T, string, error) {
+	from, err := parsePosition(cursor)
+	if err != nil {
+		return nil, "", err
+	}
+	var list []T
+	for _, v := range all {
+		if p := at(v); from.after(p.at, p.id) && keep(v) {
+			list = append(list, v)
+		}
+	}
+	slices.SortFunc(list, func(a, b T) int {
+		x, y := at(a), at(b)
+		return cmp.Or(cmp.Compare(y.at, x.at), cmp.Compare(y.id, x.id))
+	})
+	list, next := page(list, pageSize(limit), at)
+	return list, next, nil
+}
+
+// Keys implements gate.Store.
+func (m *Memory) Keys(ctx context.Context, tenant, cursor string, limit int) (keys []gate.Key, next string, err error) {
+	err = m.do(ctx, "Keys", func(s *memoryState) (err error) {
+		keys, next, err = newestFirst(s.keys, keyPosition, func(k gate.Key) bool { return k.TenantID == tenant }, cursor, limit)
+		return err
+	})
+	return keys, next, err
+}
+
+// RevokeKey implements gate.Store.
+func (m *Memory) RevokeKey(ctx context.Context, tenant, id string, at time.Time) (got gate.Key, err error) {
+	err = m.do(ctx, "RevokeKey", func(s *memoryState) error {
+		if at.IsZero() {
+			return misuse("revoking key %s without a time", id)
+		}
+		k, ok := s.keys[id]
+		if !ok || k.TenantID != tenant {
+			return notFound("key", id)
+		}
+		if k.RevokedAt.IsZero() {
+			k.RevokedAt = stored(at)
+			s.keys[id] = k
+		}
+		got = k
+		return nil
+	})
+	return answer(got, err)
+}
+
+// TouchKey implements gate.Store.
+func (m *Memory) TouchKey(ctx context.Context, id string, at time.Time) error {
+	return m.do(ctx, "TouchKey", func(s *memoryState) error {
+		k, ok := s.keys[id]
+		if !ok {
+			return notFound("key", id)
+		}
+		if at = stored(at.Truncate(time.Minute)); at.After(k.LastUsedAt) {
+			k.LastUsedAt = at
+			s.keys[id] = k
+		}
+		return nil
+	})
+}
+
+// private copies an approval so that the caller and the store share nothing.
+func private(a gate.Approval) (gate.Approval, error) {
+	if a.Args != nil {
+		raw, err := json.Marshal(a.Args)
+		if err != nil {
+			return gate.Approval{}, fmt.Errorf("encode the arguments: %w", err)
+		}
+		if a.Args, err = decodeArgs(bytes.Clone(raw)); err != nil {
+			return gate.Approval{}, err
+		}
+	}
+	if a.Request != nil {
+		r := *a.Request
+		a.Request = &r
+	}
+	a.Approvers, a.Votes = slices.Clone(a.Approvers), slices.Clone(a.Votes)
+	return a, nil
+}
+
+// put writes a and its transition.
+func (s *memoryState) put(a gate.Approval, t gate.Transition) {
+	s.approvals[a.ID] = a
+	t.ID = int64(len(s.transitions)) + 1
+	s.transitions = append(s.transitions, t)
+}
+
+func isOpen(a gate.Approval) bool {
+	return a.State == gate.ApprovalPending || a.State == gate.ApprovalApproved
+}
+
+// OpenApproval implements gate.Store.
+func (m *Memory) OpenApproval(ctx context.Context, a gate.Approval, maxOpen int) (got gate.Approval, isNew bool, err error) {
+	err = m.do(ctx, "OpenApproval", func(s *memoryState) error {
+		if err := checkOpen(a); err != nil {
+			return err
+		}
+		mine, err := private(opened(a))
+		if err != nil {
+			return err
+		}
+		pending := 0
+		var overdue []func()
+		for _, old := range s.approvals {
+			if old.TenantID != mine.TenantID {
+				continue
+			}
+			if isOpen(old) && old.Fingerprint == mine.Fingerprint {
+				t, over := expire(&old, mine.CreatedAt)
+				if !over {
+					got, err = private(old)
+					return err
+				}
+				overdue = append(overdue, func() { s.put(old, t) })
+			}
+			if old.State == gate.ApprovalPending {
+				pending++
+			}
+		}
+		if pending >= maxOpen {
+			return fmt.Errorf("open approval %s: %d are pending: %w", mine.ID, pending, gate.ErrTooMany)
+		}
+		if _, taken := s.approvals[mine.ID]; taken {
+			return misuse("approval %s exists", mine.ID)
+		}
+		for _, put := range overdue {
+			put()
+		}
+		s.approvals[mine.ID] = mine
+		isNew = true
+		got, err = private(mine)
+		return err
+	})
+	got, err = answer(got, err)
+	return got, isNew && err == nil, err
+}
+
+// LatestApproval implements gate.Store.
+func (m *Memory) LatestApproval(ctx context.Context, tenant, fingerprint string) (got gate.Approval, err error) {
+	err = m.do(ctx, "LatestApproval", func(s *memoryState) error {
+		list, _, err := newestFirst(s.approvals, approvalPosition, func(a gate.Approval) bool {
+			return a.TenantID == tenant && a.Fingerprint == fingerprint
+		}, "", 1)
+		if err != nil {
+			return err
+		}
+		if len(list) == 0 {
+			return notFound("approval of fingerprint", fingerprint)
+		}
+		got, err = private(list[0])
+		return err
+	})
+	return answer(got, err)
+}
+
+// GetApproval implements gate.Store.
+func (m *Memory) GetApproval(ctx context.Context, tenant, id string) (got gate.Approval, err error) {
+	err = m.do(ctx, "GetApproval", func(s *memoryState) error {
+		a, ok := s.approvals[id]
+		if !ok || a.TenantID != tenant {
+			return notFound("approval", id)
+		}
+		got, err = private(a)
+		return err
+	})
+	return answer(got, err)
+}
+
+// Approvals implements gate.Store.
+func (m *Memory) Approvals(ctx context.Context, q gate.ApprovalQuery) (list []gate.Approval, next string, err error) {
+	err = m.do(ctx, "Approvals", func(s *memoryState) (err error) {
+		list, next, err = newestFirst(s.approvals, approvalPosition, func(a gate.Approval) bool {
+			return a.TenantID == q.TenantID && (q.State == "" || a.State == q.State) && (q.AgentID == "" || a.AgentID == q.AgentID)
+		}, q.Cursor, q.Limit)
+		for i := range list {
+			if err == nil {
+				list[i], err = private(list[i])
+			}
+		}
+		return err
+	})
+	return list, next, err
+}
+
+func (m *Memory) change(ctx context.Context, method, tenant, id string, step func(*gate.Approval) (gate.Transition, error)) (got gate.Approval, err error) {
+	err = m.do(ctx, method, func(s *memoryState) error {
+		a, ok := s.approvals[id]
+		if !ok || a.TenantID != tenant {
+			return notFound("approval", id)
+		}
+		a, err := private(a)
+		if err != nil {
+			return err
+		}
+		t, err := step(&a)
+		if err != nil {
+			return err
+		}
+		s.put(a, t)
+		got, err = private(a)
+		return err
+	})
+	return answer(got, err)
+}
+
+// Vote implements gate.Store.
+func (m *Memory) Vote(ctx context.Context, tenant, id string, v gate.Vote, to []string) (gate.Approval, error) {
+	return m.change(ctx, "Vote", tenant, id, func(a *gate.Approval) (gate.Transition, error) { return vote(a, v, to) })
+}
+
+// Consume implements gate.Store. An event that consumed this approval already
+// was told so, or was told of a failure after which it must not try again.
+func (m *Memory) Consume(ctx context.Context, tenant, id, eventID string, now time.Time) (gate.Approval, error) {
+	return m.change(ctx, "Consume", tenant, id, func(a *gate.Approval) (gate.Transition, error) {
+		if a.ConsumedBy == eventID && eventID != "" {
+			return gate.Transition{}, errors.Join(misuse("event %s consumes %s twice", eventID, id), gate.ErrIllegalState)
+		}
+		return consume(a, eventID, now)
+	})
+}
+
+// Cancel implements gate.Store.
+func (m *Memory) Cancel(ctx context.Context, tenant, id, actor, reason string, now time.Time) (gate.Approval, error) {
+	return m.change(ctx, "Cancel", tenant, id, func(a *gate.Approval) (gate.Transition, error) { return cancel(a, actor, reason, now) })
+}
+
+// ExpireApprovals implements gate.Store.
+func (m *Memory) ExpireApprovals(ctx context.Context, now time.Time) (list []gate.Approval, err error) {
+	err = m.do(ctx, "ExpireApprovals", func(s *memoryState) error {
+		if now.IsZero() {
+			return misuse("expiring approvals without a time")
+		}
+		var over []gate.Approval
+		for _, a := range s.approvals {
+			if isOpen(a) && past(now, due(a)) {
+				over = append(over, a)
+			}
+		}
+		slices.SortFunc(over, func(a, b gate.Approval) int {
+			return cmp.Or(due(a).Compare(due(b)), cmp.Compare(a.ID, b.ID))
+		})
+		for _, a := range over {
+			t, _ := expire(&a, now)
+			s.put(a, t)
+			got, err := private(a)
+			if err != nil {
+				return err
+			}
+			list = append(list, got)
+		}
+		return nil
+	})
+	return answer(list, err)
+}
+
+// Unrecorded implements gate.Store.
+func (m *Memory) Unrecorded(ctx context.Context, limit int) (list []gate.Transition, err error) {
+	err = m.do(ctx, "Unrecorded", func(s *memoryState) error {
+		for _, t := range s.transitions {
+			if !s.recorded[t.ID] && len(list) < pageSize(limit) {
+				list = append(list, t)
+			}
+		}
+		return nil
+	})
+	return answer(list, err)
+}
+
+// MarkRecorded implements gate.Store.
+func (m *Memory) MarkRecorded(ctx context.Context, ids ...int64) error {
+	return m.do(ctx, "MarkRecorded", func(s *memoryState) error {
+		for _, id := range ids {
+			if id < 1 || id > int64(len(s.transitions)) {
+				return misuse("there is no transition %d", id)
+			}
+		}
+		for _, id := range ids {
+			s.recorded[id] = true
+		}
+		return nil
+	})
+}
+
+// Reserve implements gate.Store. Every use is kept and counted: the naive way
+// that the sums of the engines are held against.
+func (m *Memory) Reserve(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time) (over int, used []int64, err error) {
+	err = m.do(ctx, "Reserve", func(s *memoryState) error {
+		over, used = -1, nil
+		if err := checkReservation(tenant, eventID, uses, now); err != nil {
+			return err
+		}
+		if len(uses) == 0 {
+			return nil
+		}
+		for _, u := range s.uses {
+			if u.tenant == tenant && u.event == eventID {
+				return fmt.Errorf("reserve limits for %s: the event has a reservation already: %w", eventID, gate.ErrIllegalState)
+			}
+		}
+		used = make([]int64, len(uses))
+		fits := map[string]int64{}
+		for i, u := range uses {
+			key := limitKey(u)
+			used[i] = fits[key] + s.held(tenant, u, now)
+			if u.Max < 0 || u.Amount > u.Max-used[i] {
+				if over < 0 {
+					over = i
+				}
+				continue
+			}
+			fits[key] += u.Amount
+		}
+		if over >= 0 {
+			return nil
+		}
+		for _, u := range uses {
+			s.uses = append(s.uses, memoryUse{tenant: tenant, key: limitKey(u), event: eventID, amount: u.Amount, at: micros(now)})
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, nil, err
+	}
+	return over, used, nil
+}
+
+// Usage implements gate.Store.
+func (m *Memory) Usage(ctx context.Context, tenant string, uses []gate.Use, now time.Time) (used []int64, err error) {
+	err = m.do(ctx, "Usage", func(s *memoryState) error {
+		if err := checkUses(tenant, uses, now); err != nil {
+			return err
+		}
+		used = make([]int64, len(uses))
+		for i, u := range uses {
+			used[i] = s.held(tenant, u, now)
+		}
+		return nil
+	})
+	return answer(used, err)
+}
+
+func (s *memoryState) held(tenant string, u gate.Use, now time.Time) (sum int64) {
+	for _, old := range s.uses {
+		if old.tenant == tenant && old.key == limitKey(u) && old.at > micros(now)-u.Window.Microseconds() {
+			sum += old.amount
+		}
+	}
+	return sum
+}
+
+// Release implements gate.Store.
+func (m *Memory) Release(ctx context.Context, tenant, eventID string) error {
+	return m.do(ctx, "Release", func(s *memoryState) error {
+		var rest []memoryUse
+		for _, u := range s.uses {
+			if u.tenant != tenant || u.event != eventID {
+				rest = append(rest, u)
+			}
+		}
+		s.uses = rest
+		return nil
+	})
+}
+
+// Ping implements gate.Store.
+func (m *Memory) Ping(ctx context.Context) error {
+	return m.do(ctx, "Ping", func(*memoryState) error { return nil })
+}
+
+// Close implements gate.Store.
+func (m *Memory) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
+	return nil
+}

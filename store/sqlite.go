@@ -1,0 +1,160 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	_ "modernc.org/sqlite" // the driver
+
+	"github.com/actpass/sidecar/gate"
+)
+
+// Options of OpenSQLite. The zero value is usable.
+type Options struct {
+	// BusyTimeout is how long to wait for another process that writes (a command
+	// line beside a running sidecar); 5 s when 0.
+	BusyTimeout time.Duration
+	// Readers is how many connections answer reads; 4 when 0.
+	Readers int
+}
+
+// SQLite is the embedded gate.Store. Writes go through one connection and are
+// grouped: all that wait share one transaction and its fsync. Reads have their
+// own connections and never wait for a write. A write is in the file, and the
+// file on the disk, before its method returns nil.
+type SQLite struct {
+	path  string
+	write *sql.DB
+	read  *sql.DB
+	w     *writer
+	sweep sweep
+
+	touched sync.Map // key id to the minute (Unix) of the last use that is stored
+	closing sync.Once
+	closed  error
+}
+
+var _ gate.Store = (*SQLite)(nil)
+
+// OpenSQLite opens or creates the database at path (mode 0600, its directory
+// 0700 when it is made here) and brings its schema up to date. A database of a
+// newer schema is refused.
+func OpenSQLite(path string, opt Options) (*SQLite, error) {
+	if opt.BusyTimeout <= 0 {
+		opt.BusyTimeout = 5 * time.Second
+	}
+	if opt.Readers <= 0 {
+		opt.Readers = 4
+	}
+	if err := prepareFile(path); err != nil {
+		return nil, err
+	}
+	write, err := openSQL(path, 1, opt.BusyTimeout,
+		"journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)")
+	if err != nil {
+		return nil, err
+	}
+	ctx := context.Background()
+	if err := migrateSQLite(ctx, write, path); err != nil {
+		return nil, errors.Join(err, write.Close())
+	}
+	w, err := startWriter(ctx, write)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open %s for writing: %w", path, err), write.Close())
+	}
+	read, err := openSQL(path, opt.Readers, opt.BusyTimeout, "query_only(1)")
+	if err != nil {
+		return nil, errors.Join(err, w.stop(), write.Close())
+	}
+	return &SQLite{path: path, write: write, read: read, w: w}, nil
+}
+
+// prepareFile makes the file before SQLite does, so that it never exists with a
+// wider mode; the write-ahead log and its index inherit the mode.
+func prepareFile(path string) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make the directory of the database: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("create the database: %w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("look at the database: %w", err)
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		if err := f.Chmod(0o600); err != nil {
+			return fmt.Errorf("close %s to other users: %w", path, err)
+		}
+	}
+	if st.Size() > 0 {
+		return nil
+	}
+	// New: its name must survive a power failure too.
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("open the directory of the database: %w", err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	return nil
+}
+
+// openSQL opens a pool of conns connections that set pragmas first.
+func openSQL(path string, conns int, busy time.Duration, pragmas ...string) (*sql.DB, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("find %s: %w", path, err)
+	}
+	// busy_timeout first: switching to WAL may itself have to wait.
+	q := url.Values{
+		"_pragma": append([]string{fmt.Sprintf("busy_timeout(%d)", busy.Milliseconds())}, pragmas...),
+		"_txlock": {"immediate"},
+	}
+	u := url.URL{Scheme: "file", Path: abs, RawQuery: q.Encode()}
+	db, err := sql.Open("sqlite", u.String())
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	db.SetMaxOpenConns(conns)
+	db.SetMaxIdleConns(conns)
+	return db, nil
+}
+
+// Ping says whether the database answers and can be written: it takes and
+// gives back the write lock.
+func (s *SQLite) Ping(ctx context.Context) error {
+	if err := s.w.do(ctx, func(*batch) error { return nil }); err != nil {
+		return fmt.Errorf("write to %s: %w", s.path, err)
+	}
+	var one int
+	if err := s.read.QueryRowContext(ctx, "SELECT 1 FROM sqlite_schema LIMIT 1").Scan(&one); err != nil {
+		return fmt.Errorf("read from %s: %w", s.path, err)
+	}
+	return nil
+}
+
+// Close waits for writes that are under way, refuses new ones, and folds the
+// write-ahead log into the file. Later calls give the first answer.
+func (s *SQLite) Close() error {
+	s.closing.Do(func() {
+		// Readers first: the last connection to close is the one that checkpoints.
+		s.closed = errors.Join(s.read.Close(), s.w.stop(), s.write.Close())
+		if s.closed != nil {
+			s.closed = fmt.Errorf("close %s: %w", s.path, s.closed)
+		}
+	})
+	return s.closed
+}

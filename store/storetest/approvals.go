@@ -1,0 +1,516 @@
+package storetest
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/actpass/sidecar/gate"
+)
+
+func testOpen(t *testing.T, s *suite) {
+	q := s.question("f1")
+	// What only a store may set is not taken from the caller.
+	sneaky := q
+	sneaky.State, sneaky.ConsumedBy, sneaky.UseBefore = gate.ApprovalApproved, "ev_0", at(time.Hour)
+	sneaky.Votes = []gate.Vote{approve("key_x", noon)}
+	want := q
+	want.State = gate.ApprovalPending
+	same(t, "opened", s.opens(t, sneaky), want)
+
+	again := s.question("f1")
+	again.Summary = "another"
+	got, isNew, err := s.OpenApproval(s.ctx, again, 100)
+	if err != nil || isNew {
+		t.Fatalf("attach: new %v, %v", isNew, err)
+	}
+	same(t, "attached", got, want)
+	// Attaching is possible when the tenant is full; opening is not.
+	if _, isNew, err = s.OpenApproval(s.ctx, again, 1); err != nil || isNew {
+		t.Errorf("attach when full: new %v, %v", isNew, err)
+	}
+	if _, isNew, err = s.OpenApproval(s.ctx, s.question("f2"), 1); !errors.Is(err, gate.ErrTooMany) || isNew {
+		t.Errorf("open when full: new %v, %v", isNew, err)
+	}
+	if _, isNew, err = s.OpenApproval(s.ctx, s.question("f2"), 0); !errors.Is(err, gate.ErrTooMany) || isNew {
+		t.Errorf("open when none is allowed: new %v, %v", isNew, err)
+	}
+	// Another tenant has its own fingerprints and its own room.
+	foreign := s.question("f1")
+	foreign.TenantID = "other"
+	if _, isNew, err = s.OpenApproval(s.ctx, foreign, 1); err != nil || !isNew {
+		t.Errorf("another tenant: new %v, %v", isNew, err)
+	}
+
+	for what, get := range map[string]func() (gate.Approval, error){
+		"get":    func() (gate.Approval, error) { return s.GetApproval(s.ctx, "acme", q.ID) },
+		"latest": func() (gate.Approval, error) { return s.LatestApproval(s.ctx, "acme", "f1") },
+	} {
+		got, err := get()
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		same(t, what, got, want)
+	}
+	for what, get := range map[string]func() (gate.Approval, error){
+		"of another tenant":   func() (gate.Approval, error) { return s.GetApproval(s.ctx, "acme", foreign.ID) },
+		"unknown":             func() (gate.Approval, error) { return s.GetApproval(s.ctx, "acme", "apr_none") },
+		"unknown fingerprint": func() (gate.Approval, error) { return s.LatestApproval(s.ctx, "acme", "f9") },
+		"vote":                func() (gate.Approval, error) { return s.Vote(s.ctx, "acme", foreign.ID, approve("k", noon), nil) },
+		"consume":             func() (gate.Approval, error) { return s.Consume(s.ctx, "acme", foreign.ID, "ev_9", noon) },
+		"cancel":              func() (gate.Approval, error) { return s.Cancel(s.ctx, "acme", foreign.ID, "k", "", noon) },
+	} {
+		if _, err := get(); !errors.Is(err, gate.ErrNotFound) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+func testOpenConcurrently(t *testing.T, s *suite) {
+	questions := make([]gate.Approval, 64)
+	for i := range questions {
+		questions[i] = s.question("same")
+	}
+	var opened atomic.Int32
+	ids := make([]string, len(questions))
+	parallel(len(questions), func(i int) {
+		got, isNew, err := s.OpenApproval(s.ctx, questions[i], 100)
+		if err != nil {
+			t.Error(err)
+		}
+		if isNew {
+			opened.Add(1)
+		}
+		ids[i] = got.ID
+	})
+	if opened.Load() != 1 {
+		t.Errorf("%d were opened", opened.Load())
+	}
+	for _, id := range ids {
+		if id != ids[0] {
+			t.Fatalf("two approvals for one fingerprint: %s and %s", id, ids[0])
+		}
+	}
+}
+
+func testVote(t *testing.T, s *suite) {
+	q := s.question("f")
+	q.Required = 2
+	a := s.opens(t, q)
+
+	if _, err := s.Vote(s.ctx, "acme", a.ID, approve(q.KeyID, at(time.Minute)), nil); !errors.Is(err, gate.ErrNotAllowed) {
+		t.Errorf("the agent's own key decides: %v", err)
+	}
+	first := approve("key_a", at(time.Minute))
+	a, err := s.Vote(s.ctx, "acme", a.ID, first, nil)
+	if err != nil || a.State != gate.ApprovalPending {
+		t.Fatalf("first of two: %s, %v", a.State, err)
+	}
+	if _, err = s.Vote(s.ctx, "acme", a.ID, approve("key_a", at(2*time.Minute)), nil); !errors.Is(err, gate.ErrIllegalState) {
+		t.Errorf("the same key twice: %v", err)
+	}
+	second := approve("key_b", at(3*time.Minute))
+	a, err = s.Vote(s.ctx, "acme", a.ID, second, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := q
+	want.State, want.Votes = gate.ApprovalApproved, []gate.Vote{first, second}
+	want.DecidedAt, want.UseBefore = at(3*time.Minute), at(18*time.Minute)
+	same(t, "approved by two", a, want)
+	if a, err = s.GetApproval(s.ctx, "acme", a.ID); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "approved by two, read again", a, want)
+
+	// One deny is enough, also by who approved before.
+	q = s.question("g")
+	q.Required = 3
+	a = s.opens(t, q)
+	if _, err = s.Vote(s.ctx, "acme", a.ID, first, nil); err != nil {
+		t.Fatal(err)
+	}
+	no := gate.Vote{KeyID: "key_a", Decision: "deny", Reason: "wrong customer", Time: at(2 * time.Minute)}
+	if a, err = s.Vote(s.ctx, "acme", a.ID, no, nil); err != nil || a.State != gate.ApprovalDenied {
+		t.Fatalf("deny: %s, %v", a.State, err)
+	}
+	if !a.DecidedAt.Equal(no.Time) || !a.UseBefore.IsZero() {
+		t.Errorf("denied: decided at %s, use before %s", a.DecidedAt, a.UseBefore)
+	}
+
+	// The last moment counts, the next one does not.
+	late := s.opens(t, s.question("h"))
+	if _, err = s.Vote(s.ctx, "acme", late.ID, approve("key_a", late.ExpiresAt.Add(time.Microsecond)), nil); !errors.Is(err, gate.ErrIllegalState) {
+		t.Errorf("a vote after the end: %v", err)
+	}
+	if _, err = s.Vote(s.ctx, "acme", late.ID, approve("key_a", late.ExpiresAt), nil); err != nil {
+		t.Errorf("a vote at the last moment: %v", err)
+	}
+}
+
+func testVoteConcurrently(t *testing.T, s *suite) {
+	q := s.question("f")
+	q.Required = 5
+	a := s.opens(t, q)
+	var counted, moved atomic.Int32
+	parallel(40, func(i int) {
+		// 10 keys, four times each.
+		got, err := s.Vote(s.ctx, "acme", a.ID, approve(fmt.Sprintf("key_%d", i%10), at(time.Minute)), nil)
+		switch {
+		case err == nil:
+			counted.Add(1)
+			if got.State == gate.ApprovalApproved {
+				moved.Add(1)
+			}
+		case !errors.Is(err, gate.ErrIllegalState):
+			t.Error(err)
+		}
+	})
+	got, err := s.GetApproval(s.ctx, "acme", a.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string]bool{}
+	for _, v := range got.Votes {
+		keys[v.KeyID] = true
+	}
+	if counted.Load() != 5 || moved.Load() != 1 || len(got.Votes) != 5 || len(keys) != 5 || got.State != gate.ApprovalApproved {
+		t.Errorf("%d votes counted, %d moved it, %d stored by %d keys, %s", counted.Load(), moved.Load(), len(got.Votes), len(keys), got.State)
+	}
+}
+
+func testEscalate(t *testing.T, s *suite) {
+	q := s.question("f")
+	q.Required = 2
+	a := s.opens(t, q)
+	if _, err := s.Vote(s.ctx, "acme", a.ID, approve("key_a", at(time.Minute)), nil); err != nil {
+		t.Fatal(err)
+	}
+	up := gate.Vote{KeyID: "key_a", Decision: "escalate", Reason: "too big for me", Time: at(2 * time.Minute)}
+	if _, err := s.Vote(s.ctx, "acme", a.ID, up, nil); !errors.Is(err, gate.ErrIllegalState) {
+		t.Errorf("escalate to nobody: %v", err)
+	}
+	a, err := s.Vote(s.ctx, "acme", a.ID, up, []string{"finance", "cfo"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "approvers", a.Approvers, []string{"finance", "cfo"})
+	if a.State != gate.ApprovalPending || len(a.Votes) != 2 || !a.DecidedAt.IsZero() {
+		t.Errorf("escalated: %s, %d votes, decided %s", a.State, len(a.Votes), a.DecidedAt)
+	}
+	// The approval given before still counts.
+	if a, err = s.Vote(s.ctx, "acme", a.ID, approve("key_b", at(3*time.Minute)), nil); err != nil || a.State != gate.ApprovalApproved {
+		t.Errorf("second approval: %s, %v", a.State, err)
+	}
+}
+
+func testConsume(t *testing.T, s *suite) {
+	a := s.approved(t, "f")
+	// An approved one is still attached to, until it is used.
+	got, isNew, err := s.OpenApproval(s.ctx, s.question("f"), 100)
+	if err != nil || isNew {
+		t.Fatalf("attach to the approved: new %v, %v", isNew, err)
+	}
+	same(t, "attached to", got, a)
+
+	got, err = s.Consume(s.ctx, "acme", a.ID, "ev_use", a.UseBefore)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := a
+	want.State, want.ConsumedBy = gate.ApprovalConsumed, "ev_use"
+	same(t, "consumed", got, want)
+	if got, err = s.GetApproval(s.ctx, "acme", a.ID); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "consumed, read again", got, want)
+	if _, err = s.Consume(s.ctx, "acme", a.ID, "ev_other", at(2*time.Minute)); !errors.Is(err, gate.ErrIllegalState) {
+		t.Errorf("consumed twice: %v", err)
+	}
+	// The next call with this fingerprint is a new question, and then the latest.
+	next := s.question("f")
+	next.CreatedAt = at(time.Minute)
+	next = s.opens(t, next)
+	if got, err = s.LatestApproval(s.ctx, "acme", "f"); err != nil || got.ID != next.ID {
+		t.Errorf("latest is %s, %v", got.ID, err)
+	}
+
+	late := s.approved(t, "g")
+	if _, err = s.Consume(s.ctx, "acme", late.ID, "ev_late", late.UseBefore.Add(time.Microsecond)); !errors.Is(err, gate.ErrIllegalState) {
+		t.Errorf("used too late: %v", err)
+	}
+}
+
+func testConsumeConcurrently(t *testing.T, s *suite) {
+	a := s.approved(t, "f")
+	var used atomic.Int32
+	parallel(64, func(i int) {
+		_, err := s.Consume(s.ctx, "acme", a.ID, fmt.Sprintf("ev_%d", i), at(2*time.Minute))
+		switch {
+		case err == nil:
+			used.Add(1)
+		case !errors.Is(err, gate.ErrIllegalState):
+			t.Error(err)
+		}
+	})
+	if used.Load() != 1 {
+		t.Errorf("used %d times", used.Load())
+	}
+}
+
+// testIllegalMoves tries every operation on every state; what is not listed as
+// legal must change nothing.
+func testIllegalMoves(t *testing.T, s *suite) {
+	when := at(2 * time.Minute)
+	operations := map[string]func(id string) (gate.Approval, error){
+		"approve": func(id string) (gate.Approval, error) {
+			return s.Vote(s.ctx, "acme", id, approve("key_z", when), nil)
+		},
+		"deny": func(id string) (gate.Approval, error) {
+			return s.Vote(s.ctx, "acme", id, gate.Vote{KeyID: "key_z", Decision: "deny", Time: when}, nil)
+		},
+		"escalate": func(id string) (gate.Approval, error) {
+			return s.Vote(s.ctx, "acme", id, gate.Vote{KeyID: "key_z", Decision: "escalate", Time: when}, []string{"g"})
+		},
+		"cancel":  func(id string) (gate.Approval, error) { return s.Cancel(s.ctx, "acme", id, "key_z", "stop", when) },
+		"consume": func(id string) (gate.Approval, error) { return s.Consume(s.ctx, "acme", id, "ev_z", when) },
+	}
+	legal := map[string]string{
+		"pending approve": gate.ApprovalApproved, "pending deny": gate.ApprovalDenied,
+		"pending escalate": gate.ApprovalPending, "pending cancel": gate.ApprovalCancelled,
+		"approved consume": gate.ApprovalConsumed,
+	}
+	n := 0
+	make := func(state string) gate.Approval {
+		n++
+		f := fmt.Sprintf("%s %d", state, n)
+		var a gate.Approval
+		var err error
+		switch state {
+		case gate.ApprovalPending:
+			return s.opens(t, s.question(f))
+		case gate.ApprovalApproved:
+			return s.approved(t, f)
+		case gate.ApprovalConsumed:
+			a, err = s.Consume(s.ctx, "acme", s.approved(t, f).ID, "ev_y", when)
+		case gate.ApprovalDenied:
+			a, err = operations["deny"](s.opens(t, s.question(f)).ID)
+		case gate.ApprovalCancelled:
+			a, err = operations["cancel"](s.opens(t, s.question(f)).ID)
+		case gate.ApprovalExpired:
+			q := s.question(f)
+			q.ExpiresAt = at(time.Second)
+			s.opens(t, q)
+			if _, err = s.ExpireApprovals(s.ctx, at(2*time.Second)); err == nil {
+				a, err = s.GetApproval(s.ctx, "acme", q.ID)
+			}
+		}
+		if err != nil || a.State != state {
+			t.Fatalf("make %s: %s, %v", state, a.State, err)
+		}
+		return a
+	}
+	for _, state := range []string{
+		gate.ApprovalPending, gate.ApprovalApproved, gate.ApprovalConsumed,
+		gate.ApprovalDenied, gate.ApprovalCancelled, gate.ApprovalExpired,
+	} {
+		for name, operate := range operations {
+			before := make(state)
+			got, err := operate(before.ID)
+			if want, ok := legal[state+" "+name]; ok {
+				if err != nil || got.State != want {
+					t.Errorf("%s %s: %s, %v; want %s", state, name, got.State, err, want)
+				}
+				continue
+			}
+			if !errors.Is(err, gate.ErrIllegalState) {
+				t.Errorf("%s %s: %v", state, name, err)
+			}
+			after, err := s.GetApproval(s.ctx, "acme", before.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			same(t, state+" after a refused "+name, after, before)
+		}
+	}
+}
+
+func testExpire(t *testing.T, s *suite) {
+	expires := func(now time.Time, want ...string) {
+		t.Helper()
+		list, err := s.ExpireApprovals(s.ctx, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, a := range list {
+			if a.State != gate.ApprovalExpired {
+				t.Errorf("%s was given as %s", a.ID, a.State)
+			}
+			got = append(got, a.ID)
+		}
+		same(t, fmt.Sprintf("expired at %s", now), got, want)
+	}
+	pending := s.opens(t, s.question("pending")) // one hour
+	unused := s.approved(t, "approved")          // 16 minutes after noon
+	denied := s.opens(t, s.question("denied"))
+	if _, err := s.Vote(s.ctx, "acme", denied.ID, gate.Vote{KeyID: "k", Decision: "deny", Time: noon}, nil); err != nil {
+		t.Fatal(err)
+	}
+	expires(unused.UseBefore)
+	expires(unused.UseBefore.Add(time.Microsecond), unused.ID)
+	expires(pending.ExpiresAt)
+	expires(pending.ExpiresAt.Add(time.Hour), pending.ID)
+	expires(pending.ExpiresAt.Add(time.Hour))
+
+	// What is overdue but was not met by ExpireApprovals is not attached to.
+	q := s.question("lazy")
+	old := s.opens(t, q)
+	q = s.question("lazy")
+	q.CreatedAt = old.ExpiresAt.Add(time.Microsecond)
+	q.ExpiresAt = q.CreatedAt.Add(time.Hour)
+	if got := s.opens(t, q); got.ID == old.ID {
+		t.Error("attached to an overdue approval")
+	}
+	old, err := s.GetApproval(s.ctx, "acme", old.ID)
+	if err != nil || old.State != gate.ApprovalExpired {
+		t.Errorf("the overdue one is %s, %v", old.State, err)
+	}
+}
+
+func testListApprovals(t *testing.T, s *suite) {
+	var all, denied, ofB []string
+	for i := range 9 {
+		q := s.question(fmt.Sprint(i))
+		q.CreatedAt = at(time.Duration(i/2) * time.Second)
+		if i%3 == 0 {
+			q.AgentID = "b"
+			ofB = append([]string{q.ID}, ofB...)
+		}
+		s.opens(t, q)
+		all = append([]string{q.ID}, all...)
+		if i%4 == 0 {
+			if _, err := s.Vote(s.ctx, "acme", q.ID, gate.Vote{KeyID: "k", Decision: "deny", Time: at(time.Minute)}, nil); err != nil {
+				t.Fatal(err)
+			}
+			denied = append([]string{q.ID}, denied...)
+		}
+	}
+	foreign := s.question("foreign")
+	foreign.TenantID = "other"
+	s.opens(t, foreign)
+	for _, c := range []struct {
+		name string
+		q    gate.ApprovalQuery
+		want []string
+	}{
+		{"all", gate.ApprovalQuery{}, all},
+		{"denied", gate.ApprovalQuery{State: gate.ApprovalDenied}, denied},
+		{"of b", gate.ApprovalQuery{AgentID: "b"}, ofB},
+		{"denied of b", gate.ApprovalQuery{AgentID: "b", State: gate.ApprovalDenied}, ofB[len(ofB)-1:]},
+		{"expired", gate.ApprovalQuery{State: gate.ApprovalExpired}, nil},
+	} {
+		for _, limit := range []int{1, 2, 100, 0} {
+			q := c.q
+			q.TenantID, q.Limit = "acme", limit
+			var got []string
+			for {
+				list, next, err := s.Approvals(s.ctx, q)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, a := range list {
+					got = append(got, a.ID)
+				}
+				if next == "" {
+					break
+				}
+				q.Cursor = next
+			}
+			same(t, fmt.Sprintf("%s by %d", c.name, limit), got, c.want)
+		}
+	}
+	var fe *gate.FieldError
+	if _, _, err := s.Approvals(s.ctx, gate.ApprovalQuery{TenantID: "acme", Cursor: "!"}); !errors.As(err, &fe) || fe.Field != "cursor" {
+		t.Errorf("a made up cursor: %v", err)
+	}
+}
+
+func testOutbox(t *testing.T, s *suite) {
+	q := s.question("f")
+	q.Required = 2
+	a := s.opens(t, q)
+	step := func(_ gate.Approval, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	step(s.Vote(s.ctx, "acme", a.ID, gate.Vote{KeyID: "key_a", Decision: "escalate", Reason: "up", Time: at(1 * time.Minute)}, []string{"g"}))
+	step(s.Vote(s.ctx, "acme", a.ID, approve("key_a", at(2*time.Minute)), nil))
+	step(s.Vote(s.ctx, "acme", a.ID, approve("key_b", at(3*time.Minute)), nil))
+	step(s.Consume(s.ctx, "acme", a.ID, "ev_use", at(4*time.Minute)))
+	if _, err := s.Consume(s.ctx, "acme", a.ID, "ev_again", at(4*time.Minute)); err == nil {
+		t.Error("consumed twice")
+	}
+	b := s.opens(t, s.question("g"))
+	step(s.Cancel(s.ctx, "acme", b.ID, "system", "config changed", at(5*time.Minute)))
+	c := s.opens(t, s.question("h"))
+	if _, err := s.ExpireApprovals(s.ctx, at(2*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+
+	move := func(id, from, to, actor, reason string, when time.Duration) gate.Transition {
+		return gate.Transition{ApprovalID: id, TenantID: "acme", From: from, To: to, Actor: actor, Reason: reason, Time: at(when)}
+	}
+	want := []gate.Transition{
+		move(a.ID, "pending", "pending", "key_a", "up", 1*time.Minute),
+		move(a.ID, "pending", "pending", "key_a", "fine", 2*time.Minute),
+		move(a.ID, "pending", "approved", "key_b", "fine", 3*time.Minute),
+		move(a.ID, "approved", "consumed", "system", "used by ev_use", 4*time.Minute),
+		move(b.ID, "pending", "cancelled", "system", "config changed", 5*time.Minute),
+		move(c.ID, "pending", "expired", "system", "nobody decided in time", 2*time.Hour),
+	}
+	outbox := func(limit int) (got []gate.Transition, ids []int64) {
+		t.Helper()
+		got, err := s.Unrecorded(s.ctx, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := int64(0)
+		for i := range got {
+			if got[i].ID <= last {
+				t.Errorf("transition %d comes after %d", got[i].ID, last)
+			}
+			last = got[i].ID
+			ids = append(ids, last)
+			got[i].ID = 0
+		}
+		return got, ids
+	}
+	got, ids := outbox(100)
+	same(t, "outbox", got, want)
+	got, _ = outbox(2)
+	same(t, "outbox, the oldest two", got, want[:2])
+
+	if err := s.MarkRecorded(s.ctx); err != nil {
+		t.Errorf("mark nothing: %v", err)
+	}
+	if err := s.MarkRecorded(s.ctx, ids[0], ids[2]); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.MarkRecorded(s.ctx, ids[2]); err != nil {
+		t.Errorf("mark again: %v", err)
+	}
+	got, _ = outbox(100)
+	same(t, "outbox after two were marked", got, append([]gate.Transition{want[1]}, want[3:]...))
+	// All or none: the unknown one takes the known one along.
+	if err := s.MarkRecorded(s.ctx, ids[1], 1<<40); !errors.Is(err, s.misuse) {
+		t.Errorf("mark an unknown transition: %v", err)
+	}
+	if got, _ = outbox(100); len(got) != 4 {
+		t.Errorf("%d unrecorded after a failed marking", len(got))
+	}
+}

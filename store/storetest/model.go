@@ -1,0 +1,333 @@
+package storetest
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/actpass/sidecar/gate"
+)
+
+// modelApproval is an approval as simply as it can be told.
+type modelApproval struct {
+	id, fingerprint, state string
+	required               int
+	expires, useBefore     time.Time
+	approvedBy             []string
+	consumedBy             string
+}
+
+func (a *modelApproval) open() bool { return a.state == "pending" || a.state == "approved" }
+
+func (a *modelApproval) over(now time.Time) bool {
+	return a.state == "pending" && now.After(a.expires) || a.state == "approved" && now.After(a.useBefore)
+}
+
+type modelUse struct {
+	key    string
+	event  string
+	amount int64
+	at     time.Time
+}
+
+// model is what a store should hold for one tenant.
+type model struct {
+	tenant    string
+	now       time.Time
+	approvals []*modelApproval
+	moves     int
+	uses      []modelUse
+	events    int
+}
+
+func (m *model) find(id string) *modelApproval {
+	for _, a := range m.approvals {
+		if a.id == id {
+			return a
+		}
+	}
+	return nil
+}
+
+// held sums naively.
+func (m *model) held(key string, window time.Duration) (sum int64) {
+	for _, u := range m.uses {
+		if u.key == key && u.at.After(m.now.Add(-window)) {
+			sum += u.amount
+		}
+	}
+	return sum
+}
+
+// testModel runs random operations against the store and the model. All runs
+// share the store, each as a tenant of its own, so that they also show that
+// tenants do not touch.
+func testModel(t *testing.T, s *suite) {
+	const useWithin = 10 * time.Minute
+	run := 0
+	rapid.Check(t, func(t *rapid.T) {
+		run++
+		m := &model{tenant: fmt.Sprintf("tenant_%d", run), now: noon}
+		fail := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		anyID := func(t *rapid.T) string {
+			if len(m.approvals) == 0 {
+				return "apr_none"
+			}
+			return m.approvals[rapid.IntRange(0, len(m.approvals)-1).Draw(t, "approval")].id
+		}
+		// expect says what an operation on id must answer, when want says whether
+		// the state allows it.
+		expect := func(id string, err error, want func(a *modelApproval) error) bool {
+			t.Helper()
+			a := m.find(id)
+			wanted := gate.ErrNotFound
+			if a != nil {
+				wanted = want(a)
+			}
+			if wanted == nil {
+				if err != nil {
+					t.Fatalf("refused: %v", err)
+				}
+				m.moves++
+				return true
+			}
+			if !errors.Is(err, wanted) {
+				t.Fatalf("error %v, want %v", err, wanted)
+			}
+			return false
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"time": func(t *rapid.T) {
+				m.now = m.now.Add(time.Duration(rapid.IntRange(1, 900).Draw(t, "seconds")) * time.Second)
+			},
+			"open": func(t *rapid.T) {
+				q := s.question(rapid.SampledFrom([]string{"f", "g", "h"}).Draw(t, "fingerprint"))
+				q.TenantID, q.CreatedAt, q.ExpiresAt, q.UseWithin = m.tenant, m.now, m.now.Add(20*time.Minute), useWithin
+				q.Required = rapid.IntRange(1, 3).Draw(t, "required")
+				room := rapid.IntRange(1, 3).Draw(t, "room")
+				got, isNew, err := s.OpenApproval(s.ctx, q, room)
+				pending := 0
+				for _, a := range m.approvals {
+					if !a.open() {
+						continue
+					}
+					if a.fingerprint == q.Fingerprint {
+						if !a.over(m.now) {
+							fail(err)
+							if isNew || got.ID != a.id {
+								t.Fatalf("opened %s (new %v) though %s is open", got.ID, isNew, a.id)
+							}
+							return
+						}
+						continue
+					}
+					if a.state == "pending" {
+						pending++
+					}
+				}
+				if pending >= room {
+					if !errors.Is(err, gate.ErrTooMany) {
+						t.Fatalf("%d pending, room for %d: %v", pending, room, err)
+					}
+					return
+				}
+				fail(err)
+				if !isNew || got.ID != q.ID {
+					t.Fatalf("got %s, new %v", got.ID, isNew)
+				}
+				for _, a := range m.approvals {
+					if a.fingerprint == q.Fingerprint && a.over(m.now) {
+						a.state = "expired"
+						m.moves++
+					}
+				}
+				m.approvals = append(m.approvals, &modelApproval{
+					id: q.ID, fingerprint: q.Fingerprint, state: "pending", required: q.Required, expires: q.ExpiresAt,
+				})
+			},
+			"vote": func(t *rapid.T) {
+				id := anyID(t)
+				v := gate.Vote{
+					KeyID:    rapid.SampledFrom([]string{"key_a", "key_b", "key_c"}).Draw(t, "key"),
+					Decision: rapid.SampledFrom([]string{"approve", "approve", "approve", "deny", "escalate"}).Draw(t, "decision"),
+					Time:     m.now,
+				}
+				_, err := s.Vote(s.ctx, m.tenant, id, v, []string{"up"})
+				ok := expect(id, err, func(a *modelApproval) error {
+					if a.state != "pending" || a.over(m.now) || v.Decision == "approve" && slices.Contains(a.approvedBy, v.KeyID) {
+						return gate.ErrIllegalState
+					}
+					return nil
+				})
+				if !ok {
+					return
+				}
+				a := m.find(id)
+				switch v.Decision {
+				case "deny":
+					a.state = "denied"
+				case "approve":
+					a.approvedBy = append(a.approvedBy, v.KeyID)
+					if len(a.approvedBy) == a.required {
+						a.state, a.useBefore = "approved", m.now.Add(useWithin)
+					}
+				}
+			},
+			"consume": func(t *rapid.T) {
+				id := anyID(t)
+				m.events++
+				event := fmt.Sprintf("ev_c%d", m.events)
+				_, err := s.Consume(s.ctx, m.tenant, id, event, m.now)
+				if expect(id, err, func(a *modelApproval) error {
+					if a.state != "approved" || a.over(m.now) {
+						return gate.ErrIllegalState
+					}
+					return nil
+				}) {
+					m.find(id).state, m.find(id).consumedBy = "consumed", event
+				}
+			},
+			"cancel": func(t *rapid.T) {
+				id := anyID(t)
+				_, err := s.Cancel(s.ctx, m.tenant, id, "key_a", "", m.now)
+				if expect(id, err, func(a *modelApproval) error {
+					if a.state != "pending" {
+						return gate.ErrIllegalState
+					}
+					return nil
+				}) {
+					m.find(id).state = "cancelled"
+				}
+			},
+			"expire": func(t *rapid.T) {
+				list, err := s.ExpireApprovals(s.ctx, m.now)
+				fail(err)
+				var got, want []string
+				for _, a := range list {
+					if a.TenantID == m.tenant {
+						got = append(got, a.ID)
+					}
+				}
+				for _, a := range m.approvals {
+					if a.over(m.now) {
+						want = append(want, a.id)
+						a.state = "expired"
+						m.moves++
+					}
+				}
+				sort.Strings(got)
+				sort.Strings(want)
+				if !slices.Equal(got, want) {
+					t.Fatalf("expired %v, want %v", got, want)
+				}
+			},
+			"reserve": func(t *rapid.T) {
+				m.events++
+				event := fmt.Sprintf("ev_%d", m.events)
+				var uses []gate.Use
+				var want []int64
+				over := -1
+				added := map[string]int64{}
+				for range rapid.IntRange(1, 3).Draw(t, "uses") {
+					u := gate.Use{
+						Limit: rapid.SampledFrom([]string{"l", "m"}).Draw(t, "limit"), Key: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "key"),
+						Amount: rapid.Int64Range(0, 9).Draw(t, "amount"), Max: 20, Window: 30 * time.Minute,
+					}
+					if u.Limit == "m" {
+						u.Window = 5 * time.Minute
+					}
+					key := u.Limit + "/" + u.Key
+					used := m.held(key, u.Window) + added[key]
+					want = append(want, used)
+					if used+u.Amount > u.Max {
+						if over < 0 {
+							over = len(uses)
+						}
+					} else {
+						added[key] += u.Amount
+					}
+					uses = append(uses, u)
+				}
+				gotOver, gotUsed, err := s.Reserve(s.ctx, m.tenant, event, uses, m.now)
+				fail(err)
+				if gotOver != over || !slices.Equal(gotUsed, want) {
+					t.Fatalf("over %d, used %v; want %d, %v", gotOver, gotUsed, over, want)
+				}
+				if over >= 0 {
+					return
+				}
+				for _, u := range uses {
+					m.uses = append(m.uses, modelUse{key: u.Limit + "/" + u.Key, event: event, amount: u.Amount, at: m.now})
+				}
+			},
+			"release": func(t *rapid.T) {
+				event := fmt.Sprintf("ev_%d", rapid.IntRange(0, m.events).Draw(t, "event"))
+				fail(s.Release(s.ctx, m.tenant, event))
+				m.uses = slices.DeleteFunc(m.uses, func(u modelUse) bool { return u.event == event })
+			},
+			"": func(t *rapid.T) { m.compare(t, s) },
+		})
+		m.finish(t, s)
+	})
+}
+
+// compare reads everything back.
+func (m *model) compare(t *rapid.T, s *suite) {
+	for _, a := range m.approvals {
+		got, err := s.GetApproval(s.ctx, m.tenant, a.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.State != a.state || got.ConsumedBy != a.consumedBy || got.Required != a.required || !got.UseBefore.Equal(a.useBefore) {
+			t.Fatalf("%s is %s, consumed by %q, use before %s; want %+v", a.id, got.State, got.ConsumedBy, got.UseBefore, a)
+		}
+	}
+	for _, u := range []gate.Use{
+		{Limit: "l", Key: "a", Window: 30 * time.Minute},
+		{Limit: "m", Key: "b", Window: 5 * time.Minute},
+	} {
+		used, err := s.Usage(s.ctx, m.tenant, []gate.Use{u}, m.now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := m.held(u.Limit+"/"+u.Key, u.Window); used[0] != want {
+			t.Fatalf("usage of %s/%s is %d, want %d", u.Limit, u.Key, used[0], want)
+		}
+	}
+}
+
+// finish finds one transition for every move, and marks them, so that the next
+// run starts with an empty outbox.
+func (m *model) finish(t *rapid.T, s *suite) {
+	moves := 0
+	for {
+		list, err := s.Unrecorded(s.ctx, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(list) == 0 {
+			break
+		}
+		for _, tr := range list {
+			if tr.TenantID == m.tenant {
+				moves++
+			}
+			if err := s.MarkRecorded(s.ctx, tr.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if moves != m.moves {
+		t.Fatalf("%d transitions for %d moves", moves, m.moves)
+	}
+}

@@ -1,0 +1,256 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+)
+
+// errClosed answers writes after Close.
+var errClosed = errors.New("the store is closed")
+
+// maxBatch bounds a transaction, so that nobody waits long for the others in it.
+const maxBatch = 256
+
+// writer owns the one connection that writes. While one transaction is being
+// synced the next writes collect, and then share one transaction and one fsync:
+// nobody waits on purpose, and 64 writers do not pay 64 fsyncs.
+//
+// If the process dies before COMMIT, nothing of the batch is in the database and
+// nobody was told otherwise; after it, everything is, whether told or not.
+type writer struct {
+	conn  *sql.Conn
+	stmts map[string]*sql.Stmt
+
+	queue chan *writeOp
+	mu    sync.RWMutex // held for reading while sending to queue
+	done  bool
+	ended chan struct{}
+}
+
+// writeOp is one caller's write.
+type writeOp struct {
+	fn     func(*batch) error
+	state  atomic.Int32 // opWaiting, then one of the others
+	result chan error
+}
+
+const (
+	opWaiting = iota
+	opRunning
+	opGivenUp
+)
+
+func startWriter(ctx context.Context, db *sql.DB) (*writer, error) {
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w := &writer{
+		conn: conn, stmts: map[string]*sql.Stmt{},
+		queue: make(chan *writeOp, maxBatch), ended: make(chan struct{}),
+	}
+	go w.run()
+	return w, nil
+}
+
+// do runs fn in a transaction and returns when it is on disk, or with fn's
+// error, of which nothing is kept. When ctx ends before fn began, fn never runs;
+// once it has begun, do waits for the end, so that an error of ctx always means
+// that nothing was written.
+//
+// fn runs alone, never at the same time as another. It may run, and its result
+// then be lost with the whole transaction: it must not change anything that the
+// caller sees unless do returned nil.
+func (w *writer) do(ctx context.Context, fn func(*batch) error) error {
+	op := &writeOp{fn: fn, result: make(chan error, 1)}
+	w.mu.RLock()
+	if w.done {
+		w.mu.RUnlock()
+		return errClosed
+	}
+	select {
+	case w.queue <- op:
+		w.mu.RUnlock()
+	case <-ctx.Done():
+		w.mu.RUnlock()
+		return ctx.Err()
+	}
+	select {
+	case err := <-op.result:
+		return err
+	case <-ctx.Done():
+		if op.state.CompareAndSwap(opWaiting, opGivenUp) {
+			return ctx.Err()
+		}
+		return <-op.result
+	}
+}
+
+// stop lets what is queued finish and gives the connection back.
+func (w *writer) stop() error {
+	w.mu.Lock()
+	if !w.done {
+		w.done = true
+		close(w.queue)
+	}
+	w.mu.Unlock()
+	<-w.ended
+	for _, st := range w.stmts {
+		st.Close()
+	}
+	return w.conn.Close()
+}
+
+func (w *writer) run() {
+	defer close(w.ended)
+	ops := make([]*writeOp, 0, maxBatch)
+	for op := range w.queue {
+		ops = append(ops[:0], op)
+	collect:
+		for len(ops) < maxBatch {
+			select {
+			case op, ok := <-w.queue:
+				if !ok {
+					break collect
+				}
+				ops = append(ops, op)
+			default:
+				break collect
+			}
+		}
+		w.transaction(ops)
+	}
+}
+
+// transaction runs ops in one transaction, each in its own savepoint.
+func (w *writer) transaction(ops []*writeOp) {
+	live := ops[:0]
+	for _, op := range ops {
+		if op.state.CompareAndSwap(opWaiting, opRunning) {
+			live = append(live, op)
+		}
+	}
+	if len(live) == 0 {
+		return
+	}
+	b := &batch{w: w, ctx: context.Background()}
+	if err := b.run("BEGIN IMMEDIATE"); err != nil {
+		for _, op := range live {
+			op.result <- fmt.Errorf("begin a write: %w", err)
+		}
+		return
+	}
+	errs := make([]error, len(live))
+	var broken error // the transaction itself cannot go on
+	for i, op := range live {
+		if broken != nil {
+			break
+		}
+		errs[i], broken = b.attempt(op.fn)
+	}
+	if broken == nil {
+		if err := b.run("COMMIT"); err != nil {
+			broken = fmt.Errorf("commit: %w", err)
+		}
+	}
+	if broken != nil {
+		// What failed may have ended the transaction already (disk full, I/O error);
+		// then there is nothing to roll back and the answer does not matter.
+		_ = b.run("ROLLBACK")
+	}
+	for i, op := range live {
+		if errs[i] == nil {
+			errs[i] = broken
+		}
+		op.result <- errs[i]
+	}
+}
+
+// attempt runs fn so that its failure takes nothing else along. broken is the
+// failure of the transaction around it.
+func (b *batch) attempt(fn func(*batch) error) (err, broken error) {
+	if err := b.run("SAVEPOINT op"); err != nil {
+		return err, err
+	}
+	if err = fn(b); err != nil {
+		if rb := b.run("ROLLBACK TO op"); rb != nil {
+			return err, fmt.Errorf("undo a failed write: %w", rb)
+		}
+	}
+	if rl := b.run("RELEASE op"); rl != nil {
+		return err, rl
+	}
+	return err, nil
+}
+
+// batch is the transaction as one operation sees it. Its statements are
+// prepared once for the life of the connection.
+type batch struct {
+	w   *writer
+	ctx context.Context
+}
+
+func (b *batch) stmt(query string) (*sql.Stmt, error) {
+	if st := b.w.stmts[query]; st != nil {
+		return st, nil
+	}
+	st, err := b.w.conn.PrepareContext(b.ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	b.w.stmts[query] = st
+	return st, nil
+}
+
+func (b *batch) run(query string, args ...any) error {
+	_, err := b.exec(query, args...)
+	return err
+}
+
+func (b *batch) exec(query string, args ...any) (sql.Result, error) {
+	st, err := b.stmt(query)
+	if err != nil {
+		return nil, err
+	}
+	return st.ExecContext(b.ctx, args...)
+}
+
+// row scans the one row of query into dest; sql.ErrNoRows without one.
+func (b *batch) row(query string, args []any, dest ...any) error {
+	st, err := b.stmt(query)
+	if err != nil {
+		return err
+	}
+	return st.QueryRowContext(b.ctx, args...).Scan(dest...)
+}
+
+// each calls scan for every row. The statement is open meanwhile: scan must not
+// write.
+func (b *batch) each(query string, args []any, scan func(scanner) error) error {
+	st, err := b.stmt(query)
+	if err != nil {
+		return err
+	}
+	rows, err := st.QueryContext(b.ctx, args...)
+	if err != nil {
+		return err
+	}
+	return eachRow(rows, scan)
+}
+
+// scanner is a row.
+type scanner interface{ Scan(dest ...any) error }
+
+func eachRow(rows *sql.Rows, scan func(scanner) error) error {
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
