@@ -101,9 +101,11 @@ type Match struct {
 	// "jsonrpc", ... or "" for problem+json.
 	ErrorShape string
 
-	set    *Set
-	req    *Request
-	params map[string]string // named path segments
+	set     *Set
+	req     *Request
+	params  map[string]string // named path segments
+	query   map[string]any    // the query read flat
+	headers map[string]any    // made when first wanted
 }
 
 // Call is one action in a request: usually there is one; a JSON-RPC or GraphQL

@@ -1,5 +1,12 @@
 package mapping
 
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+)
+
 // Source is one rule file.
 type Source struct {
 	Name string // shown in positions
@@ -11,6 +18,21 @@ type Rule struct {
 	Pos
 	Tool string
 	Risk string
+
+	order         int // its number over all sources
+	methods       []string
+	headers       []headerMatch
+	names         []string // of path segments
+	kind          *kind
+	mcp           string
+	shape         string
+	quirks        oddity
+	queryWithForm bool
+	closed        bool
+	args          []Arg
+	spec          *argSpec
+	secret        []string
+	resource      []template
 }
 
 // Options of Compile.
@@ -22,58 +44,59 @@ type Options struct {
 }
 
 // Set is a compiled, immutable set of rules, safe for concurrent use.
-type Set struct{}
+type Set struct {
+	rules        []*Rule
+	index        hostIndex
+	tools        map[string]*toolInfo
+	hash         string
+	denyUnmapped bool
+}
 
 // Compile reads all sources, in order: the first matching rule wins, and
 // sources given first come first. The error is strictyaml.Faults, with every
 // fault of every file.
-func Compile(sources []Source, opt Options) (*Set, error) { return &Set{}, nil }
-
-// Pack returns the embedded catalogue pack of that name; the error lists the
-// names there are.
-func Pack(name string) (Source, error) { return Source{}, nil }
-
-// Packs lists the embedded packs by name, sorted.
-func Packs() []string { return nil }
+func Compile(sources []Source, opt Options) (*Set, error) {
+	c := compiler{set: &Set{denyUnmapped: opt.Unmapped == "deny"}}
+	if opt.Unmapped != "" && opt.Unmapped != "generic" && opt.Unmapped != "deny" {
+		return nil, fmt.Errorf("unmapped traffic: %q is neither generic nor deny", opt.Unmapped)
+	}
+	h := sha256.New()
+	for _, src := range sources {
+		// The length keeps two files from hashing as one that is cut elsewhere.
+		_ = binary.Write(h, binary.BigEndian, uint64(len(src.Data)))
+		h.Write(src.Data)
+		c.source(src)
+	}
+	if err := c.faults.Err(); err != nil {
+		return nil, err
+	}
+	c.set.tools = gatherTools(c.set.rules)
+	c.set.hash = "sha256:" + hex.EncodeToString(h.Sum(nil))
+	return c.set, nil
+}
 
 // Hash is "sha256:" and the hex digest over all sources, in order.
-func (s *Set) Hash() string { return "" }
+func (s *Set) Hash() string { return s.hash }
 
 // Len is the number of rules.
-func (s *Set) Len() int { return 0 }
-
-// Match canonicalises the head and finds the rule. It never returns nil. The
-// request must not change while the Match is in use.
-func (s *Set) Match(r *Request) *Match { return &Match{} }
-
-// Read interprets the body. whole is false when body is only a prefix of what
-// was sent (larger than the inspection limit) or was not read at all; a rule
-// that needs arguments then reports an ambiguity with status 413.
-func (m *Match) Read(body []byte, whole bool) Reading { return Reading{} }
-
-// URL is the canonical URL without query: scheme://host[:port]/path, the port
-// only where it is not the scheme's own.
-func (m *Match) URL() string { return "" }
-
-// Authority is host:port, IPv6 in brackets, the port always there.
-func (m *Match) Authority() string { return "" }
+func (s *Set) Len() int { return len(s.rules) }
 
 // MapsHost says whether any rule could match traffic to host (canonical, or any
 // spelling) and port, for intercept.scope: mapped.
-func (s *Set) MapsHost(host, port string) bool { return false }
-
-// Tool looks a tool up by name.
-func (s *Set) Tool(name string) (ToolInfo, bool) { return ToolInfo{}, false }
-
-// TypeArgs types arguments that came as JSON (the preflight door) the way the
-// tool's rule types those of traffic: "4900" becomes int64 4900 for an integer.
-// args is not modified. Tools that no rule knows keep their values: JSON
-// integers as int64, other numbers as float64.
-func (s *Set) TypeArgs(tool string, args map[string]any) (typed map[string]any, secret []string, problems []Problem) {
-	return nil, nil, nil
+func (s *Set) MapsHost(host, port string) bool {
+	authority := host
+	if ipv6(host) {
+		authority = "[" + host + "]"
+	}
+	// A spelling that is wrong is taken for what it may mean: better to look into
+	// a tunnel too many than to miss one.
+	host, _, _ = Authority("https", authority)
+	if host == "" {
+		return false
+	}
+	found := false
+	for _, scheme := range []string{"https", "http"} {
+		s.index.sites(scheme, host, port, func(*site) { found = true })
+	}
+	return found
 }
-
-// Authority canonicalises host[:port] for a scheme, as Match does: lower case,
-// A-labels, no trailing dot, decimal port (the scheme's own if absent). The
-// error says what is wrong; host and port are then best effort.
-func Authority(scheme, authority string) (host, port string, err error) { return "", "", nil }

@@ -1,0 +1,221 @@
+package mapping
+
+import (
+	"strings"
+	"unicode/utf8"
+)
+
+// indexedList is a list that was made of bracket keys 0..n-1.
+type indexedList []any
+
+// appended is a list that grows by "name[]=".
+type appended struct{ items []any }
+
+func readForm(in *input) {
+	if in.m.RawQuery != "" && !in.rule.queryWithForm {
+		in.flag(ClassSource, "there is a query string beside the form")
+	}
+	args := map[string]any{}
+	if body, ok := in.decoded(); ok {
+		in.body = body
+		if _, ok := in.contentType(isForm, "application/x-www-form-urlencoded"); ok || len(body) > 0 {
+			args = in.form(string(body), ClassBody)
+		}
+	}
+	if _, there := args["_method"]; there {
+		in.flag(ClassMethod, "the form asks for another method with _method")
+	}
+	if in.m.RawQuery != "" && len(args) > 0 {
+		in.clash(args)
+	}
+	if len(args) == 0 && in.m.RawQuery != "" {
+		args = in.form(in.m.RawQuery, ClassQuery) // what a lenient server would take
+	}
+	in.add(args, true)
+}
+
+func readQuery(in *input) {
+	in.noBody()
+	in.add(in.form(in.m.RawQuery, ClassQuery), true)
+}
+
+// form reads URL-encoded fields with Stripe's (Rack's, PHP's, qs') brackets:
+// a[b][c]=v nests, a[]=v appends, a[0][b]=v indexes. Where those four differ, it
+// is ambiguous.
+func (in *input) form(s, class string) map[string]any {
+	args := make(map[string]any, 8)
+	if s == "" {
+		return args
+	}
+	if class == ClassBody { // a query's bytes were looked at with the head
+		bad := scanEncoded(s)
+		if bad&encSemicolon != 0 {
+			in.flag(class, "the form has a semicolon, which some servers take for a separator")
+		}
+		if bad&encEscape != 0 {
+			in.flag(class, "the form has a broken percent escape")
+		}
+		if bad&encControl != 0 {
+			in.flag(class, "the form has a control character")
+		}
+		if bad&encRaw != 0 && !utf8.ValidString(s) {
+			in.flag(class, "the form is not valid UTF-8")
+		}
+	}
+	fields, nested := 0, false
+	for s != "" {
+		var pair string
+		pair, s, _ = strings.Cut(s, "&")
+		if pair == "" {
+			continue
+		}
+		if fields++; fields > maxFields {
+			in.amb = append(in.amb, tooLarge(class, "there are more than %d fields", maxFields))
+			break
+		}
+		rawKey, rawValue, equals := strings.Cut(pair, "=")
+		if !equals {
+			in.flag(class, "the field %s has no equals sign: it is empty to some servers and nothing to others", show(rawKey))
+		}
+		key, value := decodeField(rawKey), decodeField(rawValue)
+		if strings.IndexByte(pair, '%') >= 0 && (!utf8.ValidString(key) || !utf8.ValidString(value)) {
+			in.flag(class, "the field %s is not valid UTF-8 once decoded", show(key))
+			key, value = strings.ToValidUTF8(key, "\uFFFD"), strings.ToValidUTF8(value, "\uFFFD")
+		}
+		if key == "" {
+			in.flag(class, "there is a field without a name")
+		}
+		if strings.IndexFunc(key, func(r rune) bool { return r < ' ' || r == 0x7f }) >= 0 || strings.IndexByte(value, 0) >= 0 {
+			in.flag(class, "the field %s has a control character", show(key))
+		}
+		if key != "" && (key[0] == ' ' || key[len(key)-1] == ' ') {
+			in.flag(class, "the field name %s begins or ends with a space, which some servers drop", show(key))
+		}
+		if strings.IndexByte(key, '[') < 0 && strings.IndexByte(key, ']') < 0 {
+			if _, dup := args[key]; dup {
+				in.duplicate(key)
+				continue
+			}
+			args[key] = value
+			continue
+		}
+		nested = true
+		in.bracketed(args, key, value, class)
+	}
+	in.foldClash(args)
+	if nested {
+		for k, v := range args {
+			args[k] = in.unfold(v)
+		}
+	}
+	return args
+}
+
+// foldClash reports members whose names differ in case only: the same to many
+// servers.
+func (in *input) foldClash(m map[string]any) {
+	for k := range m {
+		low := lowered(k)
+		if low == k {
+			continue
+		}
+		for other := range m {
+			if other != k && lowered(other) == low {
+				in.flag(ClassDuplicate, "two arguments are named %s but for upper and lower case", show(low))
+				return
+			}
+		}
+	}
+}
+
+func (in *input) duplicate(key string) {
+	in.flag(ClassDuplicate, "the argument %s stands twice", show(key))
+}
+
+// bracketed puts the value of one key with brackets into args.
+func (in *input) bracketed(args map[string]any, key, value, class string) {
+	open := strings.IndexByte(key, '[')
+	if open <= 0 || key[len(key)-1] != ']' || strings.IndexByte(key[:max(open, 0)], ']') >= 0 {
+		in.flag(class, "the brackets of the field %s do not fit", show(key))
+		args[key] = value
+		return
+	}
+	name, rest := key[:open], key[open:]
+	at := args
+	for depth := 1; ; depth++ {
+		end := strings.IndexByte(rest, ']')
+		if depth > maxFormDepth {
+			in.flag(class, "the field %s nests deeper than %d brackets", show(key), maxFormDepth)
+			return
+		}
+		if rest[0] != '[' || end < 0 || strings.IndexByte(rest[1:end], '[') >= 0 {
+			in.flag(class, "the brackets of the field %s do not fit", show(key))
+			args[key] = value
+			return
+		}
+		inner := rest[1:end]
+		rest = rest[end+1:]
+		if inner == "" {
+			if rest != "" {
+				in.flag(class, "the field %s has empty brackets before others: servers group such fields differently", show(key))
+			}
+			in.append(at, name, value, key)
+			return
+		}
+		next, isMap := at[name].(map[string]any)
+		if !isMap {
+			if _, taken := at[name]; taken {
+				in.duplicate(key)
+				return
+			}
+			next = make(map[string]any, 2)
+			at[name] = next
+		}
+		at, name = next, inner
+		if rest == "" {
+			if _, taken := at[name]; taken {
+				in.duplicate(key)
+				return
+			}
+			at[name] = value
+			return
+		}
+	}
+}
+
+func (in *input) append(at map[string]any, name, value, key string) {
+	list, isList := at[name].(*appended)
+	if !isList {
+		if _, taken := at[name]; taken {
+			in.duplicate(key)
+			return
+		}
+		list = &appended{}
+		at[name] = list
+	}
+	list.items = append(list.items, value)
+}
+
+// unfold makes lists of what brackets built: "[]" is one, and so are the keys
+// 0..n-1.
+func (in *input) unfold(v any) any {
+	switch x := v.(type) {
+	case *appended:
+		return x.items
+	case map[string]any:
+		for k, e := range x {
+			x[k] = in.unfold(e)
+		}
+		in.foldClash(x)
+		list := make(indexedList, len(x))
+		for k, e := range x {
+			n, ok := strictInt(k)
+			if !ok || n < 0 || n >= int64(len(x)) || k[0] == '-' {
+				return x
+			}
+			list[n] = e
+		}
+		return list
+	}
+	return v
+}

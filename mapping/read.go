@@ -1,0 +1,193 @@
+package mapping
+
+import (
+	"strconv"
+	"strings"
+)
+
+// Bounds of what is read out of one body.
+const (
+	maxDepth     = 64      // nesting of JSON
+	maxFormDepth = 16      // nesting of form brackets
+	maxValues    = 100_000 // values of one document
+	maxCalls     = 100     // calls of one batch
+)
+
+// kind is one place where arguments can be.
+type kind struct {
+	name string
+	// body says that the kind reads arguments from the body; queryOnly that there
+	// must be none.
+	body, queryOnly bool
+	// read fills in.calls, one or more. nil: the kind reads nothing.
+	read func(in *input)
+}
+
+func (k *kind) reads() bool { return k.read != nil }
+
+// kinds are the values of `args`. One that is not here is refused at load.
+var kinds = map[string]*kind{
+	"none":  {name: "none"},
+	"form":  {name: "form", body: true, read: readForm},
+	"query": {name: "query", queryOnly: true, read: readQuery},
+	"json":  {name: "json", body: true, read: readJSON},
+}
+
+// input is one request on its way to calls.
+type input struct {
+	m     *Match
+	rule  *Rule
+	body  []byte
+	calls []Call
+	amb   []Ambiguity
+}
+
+func (in *input) flag(class, format string, args ...any) {
+	in.amb = append(in.amb, ambiguity(class, format, args...))
+}
+
+// Read interprets the body. whole is false when body is only a prefix of what
+// was sent (larger than the inspection limit) or was not read at all; a rule
+// that needs arguments then reports an ambiguity with status 413.
+func (m *Match) Read(body []byte, whole bool) Reading {
+	if m.Rule == nil {
+		return Reading{Calls: []Call{m.generic()}, Ambiguous: m.Ambiguous}
+	}
+	in := input{m: m, rule: m.Rule, body: body, amb: m.Ambiguous[:len(m.Ambiguous):len(m.Ambiguous)]}
+	k := m.Rule.kind
+	switch {
+	case !k.reads():
+	case m.NeedBody && !whole:
+		in.amb = append(in.amb, tooLarge(ClassBody, "the arguments of %s stand in a body that was not read, or is larger than may be inspected", m.Rule.Tool))
+	default:
+		if !m.NeedBody {
+			in.body = nil
+		}
+		k.read(&in)
+	}
+	if len(in.calls) == 0 {
+		in.add(map[string]any{}, false)
+	}
+	return Reading{Calls: in.calls, Ambiguous: in.amb}
+}
+
+// generic is the call of a request that no rule maps.
+func (m *Match) generic() Call {
+	method := strings.ToLower(m.Method)
+	if !token(method) {
+		method = "invalid"
+	}
+	return Call{
+		Tool:     "http." + method,
+		Resource: m.URL(),
+		Risk:     methodRisk(m.Method),
+		Args:     map[string]any{},
+		Path:     map[string]any{},
+		Query:    m.query,
+		Header:   m.headerArgs(),
+	}
+}
+
+// add types args by the rule and appends the call.
+func (in *input) add(args map[string]any, text bool) *Call {
+	m, r := in.m, in.rule
+	t := typing{text: text}
+	t.finish(args, r.spec)
+	in.amb = append(in.amb, t.ambiguous...)
+	c := Call{
+		Tool: r.Tool, Risk: r.Risk, Rule: r.Pos,
+		Args: args, Query: m.query, Header: m.headerArgs(),
+		Problems: t.problems, Secret: r.secret,
+	}
+	if len(t.secret) > 0 {
+		c.Secret = append(r.secret[:len(r.secret):len(r.secret)], t.secret...)
+	}
+	if len(m.params) > 0 {
+		c.Path = make(map[string]any, len(m.params))
+		for k, v := range m.params {
+			c.Path[k] = v
+		}
+	}
+	c.Resource = m.resourceOf(r, &c)
+	in.calls = append(in.calls, c)
+	return &in.calls[len(in.calls)-1]
+}
+
+// headerArgs gives the headers that policy may see, by canonical name; several
+// values of one name are a list.
+func (m *Match) headerArgs() map[string]any {
+	if m.headers != nil {
+		return m.headers
+	}
+	m.headers = make(map[string]any, len(m.req.Header))
+	for name, values := range m.req.Header {
+		switch {
+		case hiddenHeader(name) || len(values) == 0:
+		case len(values) == 1:
+			m.headers[name] = values[0]
+		default:
+			list := make([]any, len(values))
+			for i, v := range values {
+				list[i] = v
+			}
+			m.headers[name] = list
+		}
+	}
+	return m.headers
+}
+
+// contentType checks that the body is of one of the types that the rule reads.
+// It gives the parameters. A request without a body needs none.
+func (in *input) contentType(accept func(media string) bool, reads string) (params string, ok bool) {
+	values := in.m.req.Header["Content-Type"]
+	if len(values) == 0 {
+		if len(in.body) > 0 {
+			in.flag(ClassContentType, "the body has no content type, and the rule reads %s", reads)
+		}
+		return "", len(in.body) == 0
+	}
+	v := values[0]
+	if len(values) > 1 || strings.IndexByte(v, ',') >= 0 {
+		in.flag(ClassContentType, "there is more than one content type")
+		v, _, _ = strings.Cut(v, ",")
+	}
+	media, params, _ := strings.Cut(v, ";")
+	media = strings.ToLower(strings.TrimSpace(media))
+	if !accept(media) {
+		in.flag(ClassContentType, "the content type is %s, and the rule reads %s", show(v), reads)
+		return params, false
+	}
+	for p := range strings.SplitSeq(params, ";") {
+		name, value, _ := strings.Cut(strings.TrimSpace(p), "=")
+		if strings.EqualFold(strings.TrimSpace(name), "charset") && !strings.EqualFold(strings.Trim(strings.TrimSpace(value), `"`), "utf-8") {
+			in.flag(ClassContentType, "the charset %s is not utf-8", show(value))
+			return params, false
+		}
+	}
+	return params, true
+}
+
+func isForm(media string) bool { return media == "application/x-www-form-urlencoded" }
+
+func isJSON(media string) bool {
+	return media == "application/json" || strings.HasSuffix(media, "+json") && strings.HasPrefix(media, "application/")
+}
+
+// noBody reports a body where the arguments stand elsewhere.
+func (in *input) noBody() {
+	if len(in.body) > 0 {
+		in.flag(ClassSource, "there is a body of %s bytes, and the arguments are in the query", strconv.Itoa(len(in.body)))
+	}
+}
+
+// clash reports names that stand in the query too.
+func (in *input) clash(args map[string]any) {
+	for name := range in.m.query {
+		base, _, _ := strings.Cut(name, "[")
+		for k := range args {
+			if strings.EqualFold(k, base) {
+				in.flag(ClassSource, "the argument %s stands in the query and in the body", show(k))
+			}
+		}
+	}
+}

@@ -1,0 +1,567 @@
+package mapping
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	"math/big"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// argTypes are the types that an argument can be declared with.
+var argTypes = []string{"string", "integer", "number", "boolean", "currency", "timestamp", "array", "object"}
+
+// argSpec is the tree of declared arguments, so that typing costs what the
+// arguments cost and not what was declared.
+type argSpec struct {
+	arg      *Arg // nil: only a way to deeper ones
+	children map[string]*argSpec
+	fold     map[string]string // lower-case name: the declared one
+	dotted   map[string]bool   // at the top: lower-case dotted names, as one key
+	star     *argSpec
+	required []string // children that must be there, or have something that must
+}
+
+func compileSpec(args []Arg) *argSpec {
+	top := &argSpec{dotted: make(map[string]bool)}
+	for i := range args {
+		a := &args[i]
+		at, certain := top, true
+		if strings.Contains(a.Name, ".") {
+			top.dotted[strings.ToLower(a.Name)] = true
+		}
+		for part := range strings.SplitSeq(a.Name, ".") {
+			if part == "*" {
+				if at.star == nil {
+					at.star = &argSpec{}
+				}
+				at, certain = at.star, true
+				continue
+			}
+			if at.children == nil {
+				at.children = make(map[string]*argSpec)
+				at.fold = make(map[string]string)
+			}
+			if at.children[part] == nil {
+				at.children[part] = &argSpec{}
+				at.fold[strings.ToLower(part)] = part
+			}
+			// Before a star nothing is certain to be there: what is required below it
+			// is required of each element only.
+			_, after, _ := strings.Cut(a.Name, part)
+			if a.Required && certain && !strings.Contains(after, "*") && !slices.Contains(at.required, part) {
+				at.required = append(at.required, part)
+			}
+			at = at.children[part]
+		}
+		at.arg = a
+	}
+	return top
+}
+
+// trail is the dotted path to a value, built only when it must be told.
+type trail struct {
+	up   *trail
+	name string
+}
+
+func (t *trail) String() string {
+	if t == nil {
+		return ""
+	}
+	if t.up == nil {
+		return t.name
+	}
+	return t.up.String() + "." + t.name
+}
+
+// typing is one pass over the arguments of one call.
+type typing struct {
+	// text says that values come as text (form, query) or may do so (preflight),
+	// so that "4900" is an integer.
+	text      bool
+	problems  []Problem
+	ambiguous []Ambiguity
+	secret    []string
+}
+
+func (t *typing) invalid(at *trail, format string, args ...any) {
+	t.problems = append(t.problems, Problem{at.String(), fmt.Sprintf(format, args...), "invalid"})
+}
+
+// object types the members of m in place.
+func (t *typing) object(m map[string]any, spec *argSpec, at *trail) {
+	for k, v := range m {
+		c := spec.children[k]
+		if c == nil {
+			if len(spec.fold) > 0 || len(spec.dotted) > 0 {
+				t.variant(k, spec, at)
+			}
+			if c = spec.star; c == nil {
+				continue
+			}
+		}
+		here := trail{at, k}
+		typed, ok := t.value(v, c, &here)
+		if !ok {
+			delete(m, k)
+			continue
+		}
+		if c.arg == nil || c.arg.Type != "string" { // a text stays as it is: no need to box it again
+			m[k] = typed
+		}
+	}
+	for _, k := range spec.required {
+		if _, there := m[k]; !there {
+			here := trail{at, k}
+			t.missing(spec.children[k], &here)
+		}
+	}
+}
+
+// variant reports an undeclared key that another parser could take for a
+// declared one.
+func (t *typing) variant(k string, spec *argSpec, at *trail) {
+	low := lowered(k)
+	name, same := spec.fold[low]
+	if !same && spec.dotted[low] {
+		name, same = low, true
+	}
+	if same {
+		t.ambiguous = append(t.ambiguous, ambiguity(ClassDuplicate, "the argument %s is spelt %s: servers differ on whether they are the same", show(name), show((&trail{at, k}).String())))
+	}
+}
+
+func (t *typing) missing(spec *argSpec, at *trail) {
+	if slices.ContainsFunc(t.problems, func(p Problem) bool { return p.Arg == at.String() }) {
+		return // invalid, and said so
+	}
+	if spec.arg != nil && spec.arg.Required {
+		t.problems = append(t.problems, Problem{at.String(), "is required", "missing"})
+		return
+	}
+	for _, k := range spec.required {
+		t.missing(spec.children[k], &trail{at, k})
+	}
+}
+
+func (t *typing) value(v any, spec *argSpec, at *trail) (any, bool) {
+	if spec.arg != nil {
+		if spec.arg.Secret && strings.Contains(spec.arg.Name, "*") {
+			t.secret = append(t.secret, at.String())
+		}
+		typed, want := typeValue(v, spec.arg.Type, t.text)
+		if want != "" {
+			if spec.arg.Secret {
+				t.invalid(at, "must be %s", want)
+			} else {
+				t.invalid(at, "must be %s, not %s", want, describe(v))
+			}
+			return nil, false
+		}
+		if len(spec.arg.Enum) > 0 && !slices.Contains(spec.arg.Enum, scalarText(typed)) {
+			t.invalid(at, "must be one of %s", strings.Join(spec.arg.Enum, ", "))
+			return nil, false
+		}
+		v = typed
+	}
+	if spec.children == nil && spec.star == nil {
+		return v, true
+	}
+	if l, ok := v.(indexedList); ok {
+		v = []any(l)
+	}
+	switch x := v.(type) {
+	case map[string]any:
+		t.object(x, spec, at)
+	case []any:
+		if spec.star != nil {
+			for i, e := range x {
+				typed, ok := t.value(e, spec.star, &trail{at, strconv.Itoa(i)})
+				if !ok {
+					// Without this element the list would lie about the others.
+					return nil, false
+				}
+				x[i] = typed
+			}
+		}
+	default:
+		for _, k := range spec.required {
+			t.missing(spec.children[k], &trail{at, k})
+		}
+	}
+	return v, true
+}
+
+// typeValue gives v as a type, or says what it should have been.
+func typeValue(v any, typ string, text bool) (typed any, want string) {
+	s, isText := v.(string)
+	num, isNumber := v.(rawNumber)
+	if n, ok := v.(json.Number); ok {
+		num, isNumber = rawNumber(n), true
+	}
+	if isText && text {
+		num, isNumber = rawNumber(s), true
+	}
+	switch typ {
+	case "string":
+		if isText {
+			return v, ""
+		}
+		return nil, "a text"
+	case "integer":
+		if n, ok := v.(int64); ok {
+			return n, ""
+		}
+		if isNumber {
+			if n, ok := strictInt(string(num)); ok {
+				return n, ""
+			}
+		}
+		return nil, "an integer"
+	case "number":
+		switch n := v.(type) {
+		case int64:
+			return n, ""
+		case float64:
+			if !math.IsNaN(n) && !math.IsInf(n, 0) {
+				return n, ""
+			}
+		}
+		if isNumber {
+			if n, ok := num.value(); ok {
+				return n, ""
+			}
+		}
+		return nil, "a finite number"
+	case "boolean":
+		if b, ok := v.(bool); ok {
+			return b, ""
+		}
+		if isText && text && (s == "true" || s == "false") {
+			return s == "true", ""
+		}
+		return nil, "true or false"
+	case "currency":
+		if isText && len(s) == 3 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz") == "" {
+			return v, ""
+		}
+		return nil, "a currency of three lower-case letters"
+	case "timestamp":
+		if n, ok := v.(int64); ok {
+			return n, ""
+		}
+		if isText {
+			if _, err := time.Parse(time.RFC3339Nano, s); err == nil {
+				return v, ""
+			}
+		}
+		if isNumber {
+			if n, ok := strictInt(string(num)); ok {
+				return n, ""
+			}
+		}
+		return nil, "a time in Unix seconds or RFC 3339"
+	case "array":
+		switch l := v.(type) {
+		case []any:
+			return l, ""
+		case indexedList:
+			return []any(l), ""
+		}
+		return nil, "a list"
+	case "object":
+		if m, ok := v.(map[string]any); ok {
+			return m, ""
+		}
+		// Brackets with the keys 0..n-1 looked like a list.
+		if l, ok := v.(indexedList); ok {
+			m := make(map[string]any, len(l))
+			for i, e := range l {
+				m[strconv.Itoa(i)] = e
+			}
+			return m, ""
+		}
+		return nil, "an object"
+	}
+	return nil, "of a known type"
+}
+
+// strictInt reads -?(0|[1-9][0-9]*) within int64.
+func strictInt(s string) (int64, bool) {
+	digits := strings.TrimPrefix(s, "-")
+	if digits == "" || len(digits) > 19 || digits[0] == '0' && len(digits) > 1 {
+		return 0, false
+	}
+	for i := 0; i < len(digits); i++ {
+		if digits[i] < '0' || digits[i] > '9' {
+			return 0, false
+		}
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	return n, err == nil
+}
+
+// rawNumber is a JSON number that is no int64, as written.
+type rawNumber string
+
+// value gives int64 or float64. It is refused where a float64 would be another
+// number: an integer beyond 2^53 that it cannot hold, more than 17 significant
+// digits, or infinity.
+func (n rawNumber) value() (any, bool) {
+	s := string(n)
+	if i, ok := strictInt(s); ok {
+		return i, true
+	}
+	if len(s) > 400 || !jsonNumber(s) {
+		return nil, false
+	}
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		return nil, false
+	}
+	mantissa, _, _ := strings.Cut(strings.ToLower(s), "e")
+	if !strings.ContainsAny(s, ".eE") {
+		exact, ok := new(big.Float).SetPrec(2048).SetString(s)
+		if !ok || new(big.Float).SetFloat64(f).Cmp(exact) != 0 {
+			return nil, false
+		}
+		return f, true
+	}
+	digits := strings.Trim(strings.Replace(strings.TrimPrefix(mantissa, "-"), ".", "", 1), "0")
+	if len(digits) > 17 || f == 0 && digits != "" {
+		return nil, false
+	}
+	return f, true
+}
+
+// jsonNumber is the grammar of RFC 8259 section 6.
+func jsonNumber(s string) bool {
+	s = strings.TrimPrefix(s, "-")
+	digits := func() bool {
+		n := 0
+		for n < len(s) && '0' <= s[n] && s[n] <= '9' {
+			n++
+		}
+		zero := n > 1 && s[0] == '0'
+		s = s[n:]
+		return n > 0 && !zero
+	}
+	if !digits() {
+		return false
+	}
+	if strings.HasPrefix(s, ".") {
+		s = "1" + s[1:]
+		if len(s) == 1 || !digits() {
+			return false
+		}
+	}
+	if s != "" && (s[0] == 'e' || s[0] == 'E') {
+		s = strings.TrimPrefix(s[1:], "-")
+		s = strings.TrimPrefix(s, "+")
+		s = "1" + s
+		if len(s) == 1 || !digits() {
+			return false
+		}
+	}
+	return s == ""
+}
+
+// settle gives plain values: numbers that no declaration typed, and lists made
+// of brackets. A number that cannot be held exactly is a problem, and absent.
+func (t *typing) settle(v any, at *trail) (any, bool) {
+	switch x := v.(type) {
+	case rawNumber:
+		if f, ok := x.value(); ok {
+			return f, true
+		}
+		t.invalid(at, "is a number that cannot be held exactly: %s", show(string(x)))
+		return nil, false
+	case json.Number:
+		return t.settle(rawNumber(x), at)
+	case indexedList:
+		return t.settle([]any(x), at)
+	case map[string]any:
+		for k, e := range x {
+			switch e.(type) {
+			case string, int64, float64, bool, nil:
+				continue
+			}
+			if s, ok := t.settle(e, &trail{at, k}); ok {
+				x[k] = s
+			} else {
+				delete(x, k)
+			}
+		}
+	case []any:
+		for i, e := range x {
+			s, ok := t.settle(e, &trail{at, strconv.Itoa(i)})
+			if !ok {
+				return nil, false
+			}
+			x[i] = s
+		}
+	}
+	return v, true
+}
+
+// describe says what a value is, for a sentence.
+func describe(v any) string {
+	switch x := v.(type) {
+	case string:
+		return show(x)
+	case rawNumber:
+		return show(string(x))
+	case json.Number:
+		return show(string(x))
+	case nil:
+		return "null"
+	case []any, indexedList:
+		return "a list"
+	case map[string]any:
+		return "an object"
+	case bool:
+		return strconv.FormatBool(x)
+	}
+	return show(scalarText(v))
+}
+
+// scalarText writes a scalar, "" for anything else.
+func scalarText(v any) string {
+	switch x := v.(type) {
+	case string:
+		return x
+	case int64:
+		return strconv.FormatInt(x, 10)
+	case float64:
+		return strconv.FormatFloat(x, 'g', -1, 64)
+	case bool:
+		return strconv.FormatBool(x)
+	}
+	return ""
+}
+
+// finish types args by a rule's declarations and settles the rest.
+func (t *typing) finish(args map[string]any, spec *argSpec) {
+	if spec != nil && (len(spec.children) > 0 || spec.star != nil) {
+		t.object(args, spec, nil)
+	}
+	t.settle(args, nil)
+	if len(t.problems) > 1 {
+		slices.SortFunc(t.problems, func(a, b Problem) int { return strings.Compare(a.Arg, b.Arg) })
+	}
+	if len(t.ambiguous) > 1 {
+		slices.SortFunc(t.ambiguous, func(a, b Ambiguity) int { return strings.Compare(a.Detail, b.Detail) })
+	}
+}
+
+// copyJSON copies a JSON value deeply, turning other integer types into int64.
+func copyJSON(v any, depth int) any {
+	if depth > maxDepth {
+		return nil
+	}
+	switch x := v.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(x))
+		for k, e := range x {
+			out[k] = copyJSON(e, depth+1)
+		}
+		return out
+	case []any:
+		out := make([]any, len(x))
+		for i, e := range x {
+			out[i] = copyJSON(e, depth+1)
+		}
+		return out
+	case int:
+		return int64(x)
+	}
+	return v
+}
+
+// TypeArgs types arguments that came as JSON (the preflight door) the way the
+// tool's rule types those of traffic: "4900" becomes int64 4900 for an integer.
+// args is not modified. Tools that no rule knows keep their values: JSON
+// integers as int64, other numbers as float64.
+func (s *Set) TypeArgs(tool string, args map[string]any) (typed map[string]any, secret []string, problems []Problem) {
+	typed, _ = copyJSON(args, 0).(map[string]any)
+	t := typing{text: true}
+	info := s.tools[tool]
+	if info == nil {
+		t.finish(typed, nil)
+		return typed, nil, t.problems
+	}
+	t.finish(typed, info.spec)
+	// A key that differs in case only is no second spelling here: nothing parses
+	// it again. It is a mistake all the same.
+	for _, a := range t.ambiguous {
+		t.problems = append(t.problems, Problem{Detail: a.Detail, Kind: "invalid"})
+	}
+	return typed, append(slices.Clip(info.secret), t.secret...), t.problems
+}
+
+// Tool looks a tool up by name.
+func (s *Set) Tool(name string) (ToolInfo, bool) {
+	info := s.tools[name]
+	if info == nil {
+		return ToolInfo{}, false
+	}
+	return info.ToolInfo, true
+}
+
+// Tools lists the tools that the rules name, sorted.
+func (s *Set) Tools() []string { return slices.Sorted(maps.Keys(s.tools)) }
+
+// toolInfo is what preflight needs of a tool.
+type toolInfo struct {
+	ToolInfo
+	spec   *argSpec
+	secret []string
+}
+
+// gatherTools joins what all rules of a tool declare. Where two disagree, an
+// argument is required only if all require it, and keeps the type of the first.
+func gatherTools(rules []*Rule) map[string]*toolInfo {
+	tools := make(map[string]*toolInfo)
+	for _, r := range rules {
+		info := tools[r.Tool]
+		first := info == nil
+		if first {
+			info = &toolInfo{ToolInfo: ToolInfo{Name: r.Tool, Risk: r.Risk}}
+			tools[r.Tool] = info
+		}
+		if riskRank(r.Risk) > riskRank(info.Risk) {
+			info.Risk = r.Risk
+		}
+		info.OpenArgs = info.OpenArgs || r.kind.reads() && !r.closed
+		for i := range info.Args {
+			a := &info.Args[i]
+			if !slices.ContainsFunc(r.args, func(b Arg) bool { return b.Name == a.Name && b.Required }) {
+				a.Required = false
+			}
+		}
+		for _, a := range r.args {
+			if i := slices.IndexFunc(info.Args, func(b Arg) bool { return b.Name == a.Name }); i >= 0 {
+				info.Args[i].Secret = info.Args[i].Secret || a.Secret
+				continue
+			}
+			a.Required = a.Required && first
+			info.Args = append(info.Args, a)
+		}
+	}
+	for _, info := range tools {
+		info.spec = compileSpec(info.Args)
+		for _, a := range info.Args {
+			if a.Secret && !strings.Contains(a.Name, "*") {
+				info.secret = append(info.secret, a.Name)
+			}
+		}
+	}
+	return tools
+}
+
+func riskRank(risk string) int { return slices.Index(risks, risk) }
