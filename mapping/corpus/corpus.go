@@ -197,8 +197,8 @@ func parse(data []byte) (Case, error) {
 		return c, fmt.Errorf("no \"# expect:\" line")
 	case c.Why == "":
 		return c, fmt.Errorf("no \"# why:\" line")
-	case c.Wire && c.Carrier != H1:
-		return c, fmt.Errorf("\"at: wire\" needs \"carrier: h1\": only HTTP/1 has such bytes")
+	case c.Wire && c.Carrier == Both:
+		return c, fmt.Errorf("\"at: wire\" needs \"carrier: h1\" or \"carrier: h2\": the wires differ")
 	}
 	raw, err := expand(data, gzipBody)
 	if err != nil {
