@@ -26,7 +26,7 @@ type Header struct {
 }
 
 // NewHeader describes a segment that goes on after tree.
-func NewHeader(vkey, origin string, tree *Tree) Header {
+func NewHeader(vkey, origin string, tree Tree) Header {
 	h := Header{Version: Version, Origin: origin, Key: vkey, First: tree.Size(), Edge: []string{}}
 	for _, e := range tree.edge {
 		h.Edge = append(h.Edge, e.String())

@@ -41,13 +41,13 @@ func NewTree(size uint64, edge []Hash) (Tree, error) {
 }
 
 // Size is the number of records.
-func (t *Tree) Size() uint64 { return t.size }
+func (t Tree) Size() uint64 { return t.size }
 
 // Edge is the right edge: the roots of the complete subtrees, the largest first.
-func (t *Tree) Edge() []Hash { return slices.Clone(t.edge) }
+func (t Tree) Edge() []Hash { return slices.Clone(t.edge) }
 
 // Clone is an independent copy.
-func (t *Tree) Clone() Tree { return Tree{size: t.size, edge: slices.Clone(t.edge)} }
+func (t Tree) Clone() Tree { return Tree{size: t.size, edge: slices.Clone(t.edge)} }
 
 // Append adds a leaf. The hashes of the nodes that it completes, the leaf first,
 // are appended to nodes in the order of tlog.StoredHashIndex; on average there
@@ -65,8 +65,8 @@ func (t *Tree) Append(leaf Hash, nodes []Hash) []Hash {
 	return nodes
 }
 
-// add is Append without the nodes.
-func (t *Tree) add(leaf Hash) {
+// Add is Append for those who keep no nodes.
+func (t *Tree) Add(leaf Hash) {
 	h := leaf
 	for n := t.size; n&1 == 1; n >>= 1 {
 		h = tlog.NodeHash(t.edge[len(t.edge)-1], h)
@@ -77,7 +77,7 @@ func (t *Tree) add(leaf Hash) {
 }
 
 // Root is the tree's hash; of the empty tree it is SHA-256 of nothing.
-func (t *Tree) Root() Hash {
+func (t Tree) Root() Hash {
 	if t.size == 0 {
 		return sha256.Sum256(nil)
 	}
@@ -88,6 +88,6 @@ func (t *Tree) Root() Hash {
 	return h
 }
 
-func (t *Tree) equal(o *Tree) bool {
+func (t Tree) equal(o Tree) bool {
 	return t.size == o.size && slices.Equal(t.edge, o.edge)
 }

@@ -191,7 +191,7 @@ func (v *Verifier) header(h *Header) *Fault {
 	if h.First < next {
 		return v.fail(h.First, "", fmt.Sprintf("it stands twice: the next segment begins with record %d, where record %d belongs", h.First, next))
 	}
-	if !tree.equal(&v.tree) {
+	if !tree.equal(v.tree) {
 		return v.fail(next, "", "the segment's header does not fit the records before it: it was altered")
 	}
 	return nil
@@ -211,7 +211,7 @@ func (v *Verifier) record(l *Line) *Fault {
 	if v.Pending() == 0 {
 		v.batch, v.batchID = next, findID(l.Entry.Record)
 	}
-	v.tree.add(l.Leaf)
+	v.tree.Add(l.Leaf)
 	return nil
 }
 

@@ -1,0 +1,448 @@
+package ledger
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/actpass/sidecar/evidence"
+)
+
+// item is a record on its way into the log.
+type item struct {
+	record []byte // nil: withdrawn
+	leaf   evidence.Hash
+	sum    evidence.Summary
+	index  uint64 // set by the writer
+}
+
+func newItem(record []byte) (item, error) {
+	if len(record) > MaxRecord {
+		return item{}, ErrTooLarge
+	}
+	sum, err := evidence.Look(record)
+	if err != nil {
+		return item{}, fmt.Errorf("ledger: append: %w", err)
+	}
+	return item{record: record, leaf: evidence.LeafHash(record), sum: sum}, nil
+}
+
+// batch is what is written and synced together. Its fields belong to whoever
+// holds Log.mu until taken is set, then to the writer, and after done is closed
+// to nobody: they do not change any more.
+type batch struct {
+	items []item
+	flush bool // sync even with Options.Async
+	taken bool
+	err   error
+	done  chan struct{}
+}
+
+// maxLaterBatch bounds the queued records that go into one batch, so that a
+// backlog after an outage does not make every Append wait for all of it.
+const (
+	maxLaterBatch      = 4096
+	maxLaterBatchBytes = 4 << 20
+)
+
+// writer is the state of the writing goroutine.
+type writer struct {
+	file    file // nil before the first segment of a new log
+	segment uint64
+	offset  int64         // end of the last good batch; nothing behind it counts
+	commit  int64         // where that batch's checkpoint line begins
+	note    []byte        // that checkpoint
+	tree    evidence.Tree // over the records up to offset
+	durable int64         // what an fsync has confirmed; less than offset only with Async
+	since   time.Time     // when the oldest unsynced byte was written
+	broken  bool          // the file must be repaired before it is written again
+	retry   time.Time     // not before this for records that nobody waits for
+}
+
+func (w *writer) close() error {
+	if w.file == nil {
+		return nil
+	}
+	f := w.file
+	w.file = nil
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("ledger: close the segment: %w", err)
+	}
+	return nil
+}
+
+// write is the one goroutine that writes.
+func (l *Log) write() {
+	defer close(l.stopped)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		b, later, wait, done := l.take()
+		if done {
+			if l.w.broken || l.w.unsynced() {
+				l.settle(l.sync())
+			}
+			return
+		}
+		if b == nil && len(later) == 0 {
+			if l.w.due() {
+				l.settle(l.sync())
+				continue
+			}
+			timer.Reset(min(wait, l.w.untilDue()))
+			select {
+			case <-l.wake:
+			case <-timer.C:
+			}
+			continue
+		}
+		l.run(b, later)
+		if l.w.due() {
+			l.settle(l.sync())
+		}
+	}
+}
+
+// take gives the next work: a batch of Append, records of Later, or how long to
+// wait for them.
+func (l *Log) take() (b *batch, later []item, wait time.Duration, done bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	wait = time.Hour
+	b = l.next
+	if b == nil && len(l.later) > 0 && !l.closing && !l.rush {
+		// Company is welcome: the next Append's fsync serves these too.
+		ready := l.laterSince.Add(laterWindow)
+		if len(l.later) >= maxLaterBatch {
+			ready = l.w.retry
+		} else if l.w.retry.After(ready) {
+			ready = l.w.retry
+		}
+		if d := time.Until(ready); d > 0 {
+			return nil, nil, d, false
+		}
+	}
+	if b == nil && len(l.later) == 0 {
+		l.rush = false
+		return nil, nil, wait, l.closing
+	}
+	if b != nil {
+		b.taken = true
+		l.next = nil
+	}
+	size, n := 0, 0
+	for n < maxLaterBatch && n < len(l.later) && size < maxLaterBatchBytes {
+		size += len(l.later[n].record)
+		n++
+	}
+	// A copy: Later may move the queue while the batch is being written.
+	return b, slices.Clone(l.later[:n]), wait, false
+}
+
+// run commits one batch and tells its waiters.
+func (l *Log) run(b *batch, later []item) {
+	var waiting []item
+	if b != nil {
+		waiting = b.items
+	}
+	buf, err := l.commit(later, waiting)
+	if err == nil && b != nil && b.flush {
+		err = l.sync()
+	}
+	l.mu.Lock()
+	if err == nil {
+		l.w.retry = time.Time{}
+		l.accept(buf, later, waiting)
+	} else {
+		l.w.retry = time.Now().Add(retryEvery)
+		l.rush = false
+	}
+	l.err = err
+	closing := l.closing
+	l.mu.Unlock()
+	if b != nil {
+		b.err = err
+		close(b.done)
+	}
+	switch {
+	case err == nil:
+		l.touchPublisher()
+	case closing && b == nil:
+		l.abandon()
+	}
+}
+
+// abandon ends the attempts to write what Later queued: the log is being closed
+// and the disk refuses. Close reports it.
+func (l *Log) abandon() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.laterBytes = 0
+	l.lost += len(l.later)
+	l.later = nil
+}
+
+// accept makes a committed batch visible. l.mu is held.
+func (l *Log) accept(buf []byte, later, waiting []item) {
+	for _, list := range [2][]item{later, waiting} {
+		for i := range list {
+			if list[i].record != nil {
+				l.open.note(list[i].sum, list[i].index)
+			}
+		}
+	}
+	for i := range later {
+		l.laterBytes -= len(later[i].record)
+	}
+	clear(l.later[:len(later)]) // let the records go
+	l.later = l.later[len(later):]
+	if len(l.later) == 0 {
+		l.later = nil
+	}
+	l.laterDone += uint64(len(later))
+	if n := l.w.tree.Size(); n > l.size {
+		l.recent.add(l.size, n, buf)
+		l.size = n
+		if len(l.segs) == 0 || l.segs[len(l.segs)-1] != l.w.segment {
+			l.segs = append(l.segs[:len(l.segs):len(l.segs)], l.w.segment)
+		}
+		l.announce()
+	}
+	if !l.w.unsynced() {
+		l.synced = l.snapshot()
+	}
+}
+
+// settle takes note of an fsync that nobody waited for.
+func (l *Log) settle(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.err = err
+	if err == nil {
+		l.synced = l.snapshot()
+		l.touchPublisher()
+	} else {
+		l.w.retry = time.Now().Add(retryEvery)
+	}
+}
+
+// commit writes the records with their checkpoint and syncs. It gives the bytes
+// that it wrote. On an error nothing of the batch counts.
+func (l *Log) commit(later, waiting []item) ([]byte, error) {
+	w := &l.w
+	if w.broken {
+		if err := l.repair(); err != nil {
+			return nil, fmt.Errorf("ledger: repair the log after a failed write: %w", err)
+		}
+	}
+	size, n := 0, 0
+	for _, list := range [2][]item{later, waiting} {
+		for i := range list {
+			if list[i].record != nil {
+				size += evidence.RecordLineSize(len(list[i].record))
+				n++
+			}
+		}
+	}
+	if n == 0 {
+		return nil, nil
+	}
+	if w.file == nil || w.offset >= l.opt.SegmentBytes {
+		if err := l.roll(); err != nil {
+			return nil, err
+		}
+	}
+	buf := make([]byte, 0, size+1024)
+	if w.offset == 0 {
+		var err error
+		if buf, err = evidence.AppendHeaderLine(buf, evidence.NewHeader(l.keys.public, l.keys.origin, w.tree)); err != nil {
+			return nil, err
+		}
+	}
+	tree := w.tree.Clone()
+	for _, list := range [2][]item{later, waiting} {
+		for i := range list {
+			it := &list[i]
+			if it.record == nil {
+				continue
+			}
+			it.index = tree.Size()
+			buf = evidence.AppendRecordLine(buf, it.index, it.leaf, it.record)
+			tree.Add(it.leaf)
+		}
+	}
+	signed, err := evidence.Checkpoint{
+		Origin: l.keys.origin, Size: tree.Size(), Root: tree.Root(), Time: l.opt.Now(),
+	}.Sign(l.keys.signer)
+	if err != nil {
+		return nil, err
+	}
+	commit := w.offset + int64(len(buf))
+	buf = evidence.AppendCommitLine(buf, signed, l.opt.Async)
+
+	wrote, err := w.file.WriteAt(buf, w.offset)
+	if err == nil && wrote < len(buf) {
+		err = io.ErrShortWrite
+	}
+	if err == nil && !l.opt.Async {
+		if err = w.file.Sync(); err != nil {
+			// What the kernel did with the pages is unknown.
+			w.broken = true
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("ledger: write %d records: %w", n, err), l.undo())
+	}
+	// The old tree's edge may be shared with a snapshot: it is replaced, not changed.
+	w.tree, w.commit, w.note = tree, commit, signed
+	w.offset += int64(len(buf))
+	if !l.opt.Async {
+		w.durable = w.offset
+	} else if w.since.IsZero() {
+		w.since = time.Now()
+	}
+	return buf, nil
+}
+
+// undo cuts off what a failed write left behind. Should that fail too, the file
+// stays marked, and no batch is written before the cut has succeeded.
+func (l *Log) undo() error {
+	w := &l.w
+	wasBroken := w.broken
+	w.broken = true
+	if err := w.file.Truncate(w.offset); err != nil {
+		return fmt.Errorf("ledger: cut off a failed batch: %w", err)
+	}
+	if err := w.file.Sync(); err != nil {
+		return fmt.Errorf("ledger: sync the cut of a failed batch: %w", err)
+	}
+	w.broken = wasBroken
+	return nil
+}
+
+// repair brings the file back into a state that is known: opened anew, ending at
+// the last good batch, with every byte that an fsync has not confirmed, and the
+// page that it shares with confirmed ones, written again, synced, and read back
+// from the disk.
+func (l *Log) repair() error {
+	w := &l.w
+	path := segmentPath(l.dir, w.segment)
+	f, err := l.fs.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if w.file != nil {
+		_ = w.file.Close() // it has failed already; nothing of it is relied on
+	}
+	w.file = f
+	size, err := f.Size()
+	if err != nil {
+		return err
+	}
+	if size < w.offset {
+		return fmt.Errorf("%s has %d bytes, %d were written: it was cut by someone else", path, size, w.offset)
+	}
+	if size > w.offset {
+		if err := f.Truncate(w.offset); err != nil {
+			return err
+		}
+	}
+	const page = 4096
+	from := min(w.durable&^(page-1), w.commit)
+	tail := make([]byte, w.offset-from)
+	if _, err := f.ReadAt(tail, from); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if w.offset > 0 {
+		last, err := evidence.ParseLine(bytes.TrimSuffix(tail[w.commit-from:], []byte("\n")))
+		if err != nil || !bytes.Equal(last.Commit, w.note) {
+			return fmt.Errorf("%s does not end with its last checkpoint any more", path)
+		}
+		if _, err := f.WriteAt(tail, from); err != nil {
+			return err
+		}
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	f.Forget()
+	back := make([]byte, len(tail))
+	if _, err := f.ReadAt(back, from); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if !bytes.Equal(back, tail) {
+		return fmt.Errorf("%s reads back other bytes than were written", path)
+	}
+	w.durable, w.since, w.broken = w.offset, time.Time{}, false
+	return nil
+}
+
+// roll begins a new segment. The old one is complete and is never written again.
+func (l *Log) roll() error {
+	w := &l.w
+	if err := l.sync(); err != nil {
+		return err
+	}
+	segment := w.tree.Size()
+	// An earlier attempt may have left an empty file, or one with a batch that
+	// failed; no record of it was acknowledged.
+	f, err := l.fs.OpenFile(segmentPath(l.dir, segment), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("ledger: begin a segment: %w", err)
+	}
+	err = f.Truncate(0)
+	if err == nil {
+		// If we crash before this, the segment is gone, and no batch in it was
+		// acknowledged: the batch's fsync comes after.
+		err = l.fs.SyncDir(filepath.Join(l.dir, segmentsDir))
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("ledger: begin a segment: %w", err), f.Close())
+	}
+	old := w.file
+	w.file, w.segment, w.offset, w.commit, w.durable, w.since = f, segment, 0, 0, 0, time.Time{}
+	if old != nil {
+		// Everything in it is synced.
+		if err := old.Close(); err != nil {
+			return fmt.Errorf("ledger: close the old segment: %w", err)
+		}
+	}
+	return nil
+}
+
+// sync makes what was written durable (Async); nothing to do otherwise.
+func (l *Log) sync() error {
+	w := &l.w
+	if w.broken {
+		if err := l.repair(); err != nil {
+			w.since = time.Now() // try again in a while
+			return fmt.Errorf("ledger: repair the log after a failed write: %w", err)
+		}
+	}
+	if !w.unsynced() {
+		return nil
+	}
+	if err := w.file.Sync(); err != nil {
+		w.broken, w.since = true, time.Now()
+		return fmt.Errorf("ledger: sync: %w", err)
+	}
+	w.durable, w.since = w.offset, time.Time{}
+	return nil
+}
+
+func (w *writer) unsynced() bool { return w.durable < w.offset }
+
+// due says that unsynced bytes have waited long enough.
+func (w *writer) due() bool { return w.unsynced() && time.Since(w.since) >= asyncWindow }
+
+func (w *writer) untilDue() time.Duration {
+	if !w.unsynced() {
+		return time.Hour
+	}
+	return max(asyncWindow-time.Since(w.since), 0)
+}
