@@ -27,10 +27,16 @@ func (k *kind) reads() bool { return k.read != nil }
 
 // kinds are the values of `args`. One that is not here is refused at load.
 var kinds = map[string]*kind{
-	"none":  {name: "none"},
-	"form":  {name: "form", body: true, read: readForm},
-	"query": {name: "query", queryOnly: true, read: readQuery},
-	"json":  {name: "json", body: true, read: readJSON},
+	"none":      {name: "none"},
+	"form":      {name: "form", body: true, read: readForm},
+	"query":     {name: "query", queryOnly: true, read: readQuery},
+	"grpc":      {name: "grpc", read: readGRPC},
+	"jsonrpc":   {name: "jsonrpc", body: true, read: readJSONRPC},
+	"multipart": {name: "multipart", body: true, read: readMultipart},
+	"aws-query": {name: "aws-query", body: true, read: readAWSQuery},
+	"aws-json":  {name: "aws-json", body: true, read: readAWSJSON},
+	"graphql":   {name: "graphql", body: true, read: readGraphQL},
+	"json":      {name: "json", body: true, read: readJSON},
 }
 
 // input is one request on its way to calls.
@@ -88,11 +94,16 @@ func (m *Match) generic() Call {
 	}
 }
 
-// add types args by the rule and appends the call.
+// add types args by the rule and appends the call. text says that the values
+// came as text.
 func (in *input) add(args map[string]any, text bool) *Call {
+	return in.addTyped(args, text, in.rule.spec)
+}
+
+func (in *input) addTyped(args map[string]any, text bool, spec *argSpec) *Call {
 	m, r := in.m, in.rule
 	t := typing{text: text}
-	t.finish(args, r.spec)
+	t.finish(args, spec)
 	in.amb = append(in.amb, t.ambiguous...)
 	c := Call{
 		Tool: r.Tool, Risk: r.Risk, Rule: r.Pos,

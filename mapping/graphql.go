@@ -1,0 +1,178 @@
+package mapping
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/vektah/gqlparser/v2/ast"
+	"github.com/vektah/gqlparser/v2/parser"
+)
+
+const (
+	maxTokens     = 10_000 // of one GraphQL document
+	maxRootFields = 1000
+)
+
+// readGraphQL reads GraphQL over HTTP: one request or a batch as JSON, or a
+// query in a GET. The root fields are named without their aliases and through
+// their fragments; @skip and @include do not hide one.
+func readGraphQL(in *input) {
+	if in.m.Method == "GET" || in.m.Method == "HEAD" {
+		in.noBody()
+		msg := make(map[string]any, len(in.m.query))
+		for k, v := range in.m.query {
+			if k == "variables" || k == "extensions" {
+				text, _ := v.(string)
+				parsed, err := parseJSON([]byte(text), in)
+				if err != nil {
+					in.amb = append(in.amb, *err)
+				}
+				v = parsed
+			}
+			msg[k] = v
+		}
+		in.graphql(msg)
+		return
+	}
+	if in.m.query["query"] != nil || in.m.query["operationName"] != nil || in.m.query["variables"] != nil {
+		in.flag(ClassSource, "there is a GraphQL request in the query and in the body")
+	}
+	v, ok := in.jsonBody()
+	if !ok {
+		return
+	}
+	switch x := v.(type) {
+	case map[string]any:
+		in.graphql(x)
+	case []any:
+		in.batch(x, in.graphql)
+	default:
+		in.flag(ClassBody, "the body is no GraphQL request")
+	}
+}
+
+func (in *input) graphql(msg map[string]any) {
+	for k := range msg {
+		switch k {
+		case "query", "variables", "operationName", "extensions":
+		default:
+			in.variantOf(k, "query", "variables", "operationName", "extensions")
+		}
+	}
+	args := map[string]any{"operation": "", "type": "", "fields": []any{}, "variables": map[string]any{}}
+	if err := in.operation(msg, args); err != nil {
+		in.flag(ClassBody, "the GraphQL request cannot be judged: %v", err)
+	}
+	if in.m.Method != "POST" && args["type"] != "query" {
+		in.flag(ClassMethod, "a %s request carries a GraphQL operation that is no query", in.m.Method)
+	}
+	in.add(args, false)
+}
+
+func (in *input) variantOf(k string, names ...string) {
+	for _, name := range names {
+		if k != name && lowered(k) == lowered(name) {
+			in.flag(ClassDuplicate, "the member %s is spelt %s", name, show(k))
+		}
+	}
+}
+
+// operation fills args with what one request asks for.
+func (in *input) operation(msg, args map[string]any) error {
+	switch vars := msg["variables"].(type) {
+	case nil:
+	case map[string]any:
+		args["variables"] = vars
+	default:
+		return fmt.Errorf("its variables are no object")
+	}
+	text, ok := msg["query"].(string)
+	if !ok || text == "" {
+		return fmt.Errorf("it holds no query text (a persisted query is known to the server alone)")
+	}
+	doc, err := parser.ParseQueryWithTokenLimit(&ast.Source{Input: text}, maxTokens)
+	if err != nil {
+		return fmt.Errorf("its query does not parse within %d tokens", maxTokens)
+	}
+	name, named := msg["operationName"].(string)
+	if msg["operationName"] != nil && !named {
+		return fmt.Errorf("its operationName is no text")
+	}
+	var op *ast.OperationDefinition
+	seen := make(map[string]bool)
+	for _, o := range doc.Operations {
+		if seen[o.Name] {
+			return fmt.Errorf("it has two operations of one name")
+		}
+		seen[o.Name] = true
+		if o.Name == name || name == "" && len(doc.Operations) == 1 {
+			op = o
+		}
+	}
+	switch {
+	case op == nil && len(doc.Operations) > 1 && name == "":
+		return fmt.Errorf("it has several operations and says not which to run")
+	case op == nil:
+		return fmt.Errorf("it has no operation %s", show(name))
+	case name == "" && len(doc.Operations) > 1:
+		return fmt.Errorf("it has several operations, one without a name, and says not which to run")
+	}
+	fragments := make(map[string]*ast.FragmentDefinition)
+	for _, f := range doc.Fragments {
+		if fragments[f.Name] != nil {
+			return fmt.Errorf("it has two fragments of one name")
+		}
+		fragments[f.Name] = f
+	}
+	w := rootFields{fragments: fragments, spread: make(map[string]bool)}
+	if err := w.walk(op.SelectionSet, 0); err != nil {
+		return err
+	}
+	args["operation"], args["type"] = op.Name, string(op.Operation)
+	list := make([]any, len(w.names))
+	for i, n := range w.names {
+		list[i] = n
+	}
+	args["fields"] = list
+	return nil
+}
+
+type rootFields struct {
+	fragments map[string]*ast.FragmentDefinition
+	spread    map[string]bool
+	names     []string
+}
+
+func (w *rootFields) walk(set ast.SelectionSet, depth int) error {
+	if depth > maxDepth {
+		return fmt.Errorf("its fragments nest too deep")
+	}
+	for _, s := range set {
+		switch x := s.(type) {
+		case *ast.Field:
+			if !slices.Contains(w.names, x.Name) {
+				if len(w.names) == maxRootFields {
+					return fmt.Errorf("it has more than %d root fields", maxRootFields)
+				}
+				w.names = append(w.names, x.Name)
+			}
+		case *ast.InlineFragment:
+			if err := w.walk(x.SelectionSet, depth+1); err != nil {
+				return err
+			}
+		case *ast.FragmentSpread:
+			f := w.fragments[x.Name]
+			if f == nil {
+				return fmt.Errorf("it spreads a fragment that it does not define")
+			}
+			if w.spread[x.Name] {
+				continue
+			}
+			w.spread[x.Name] = true
+			if err := w.walk(f.SelectionSet, depth+1); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
