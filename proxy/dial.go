@@ -1,0 +1,207 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"code.dny.dev/ssrf"
+)
+
+// Reason codes of calls that were permitted but did not reach the upstream, or
+// came back without an answer.
+const (
+	ReasonAddressRefused      = "request.address_refused"
+	ReasonUpstreamUnreachable = "request.upstream_unreachable"
+	ReasonUpstreamCertificate = "request.upstream_certificate"
+	ReasonUpstreamTimeout     = "request.upstream_timeout"
+	ReasonUpstreamFailed      = "request.upstream_failed"
+)
+
+// dialError says that no connection was made, so that nothing was sent.
+type dialError struct {
+	code string // one of the reasons above
+	err  error
+}
+
+func (e *dialError) Error() string { return e.err.Error() }
+func (e *dialError) Unwrap() error { return e.err }
+
+// nat64 is the well-known prefix of RFC 6052; its last four bytes are an IPv4
+// address, which is judged in its own right.
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
+// dialer connects to upstreams. It resolves a name once, judges every address,
+// and dials the very address that it judged: a name that answers differently
+// the second time (DNS rebinding) is never asked a second time.
+type dialer struct {
+	guard     *ssrf.Guardian
+	connectTo map[string]string // "host:port" to "address:port"
+	roots     *x509.CertPool
+	timeout   time.Duration
+	lookup    func(ctx context.Context, host string) ([]netip.Addr, error)
+	ours      func(netip.AddrPort) bool // our own listeners
+}
+
+func newDialer(u Upstream, timeout time.Duration, ours func(netip.AddrPort) bool) (*dialer, error) {
+	d := &dialer{
+		roots: u.RootCAs, timeout: timeout, ours: ours,
+		connectTo: make(map[string]string, len(u.ConnectTo)),
+		lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		},
+	}
+	for _, c := range u.ConnectTo {
+		if c.Host == "" || c.Port < 1 || c.Port > 65535 {
+			return nil, fmt.Errorf("connect_to: host and port are needed, got %q and %d", c.Host, c.Port)
+		}
+		if h, p, err := net.SplitHostPort(c.Address); err != nil || h == "" || p == "" {
+			return nil, fmt.Errorf("connect_to for %s: address %q must be host:port", c.Host, c.Address)
+		}
+		key := net.JoinHostPort(strings.ToLower(c.Host), strconv.Itoa(c.Port))
+		if _, dup := d.connectTo[key]; dup {
+			return nil, fmt.Errorf("connect_to: %s is there twice", key)
+		}
+		d.connectTo[key] = c.Address
+	}
+	var v4, v6 []netip.Prefix
+	for _, p := range u.AllowPrivate {
+		if !p.IsValid() {
+			return nil, errors.New("allow_private: an entry is not a CIDR")
+		}
+		if p.Addr().Is4() {
+			v4 = append(v4, p)
+		} else {
+			v6 = append(v6, p)
+		}
+	}
+	d.guard = ssrf.New(ssrf.WithAnyPort(), ssrf.WithAllowedV4Prefixes(v4...), ssrf.WithAllowedV6Prefixes(v6...))
+	return d, nil
+}
+
+// judge says why an address must not be dialled, nil if it may be.
+func (d *dialer) judge(ap netip.AddrPort) error {
+	ip := ap.Addr()
+	if ip.Zone() != "" {
+		return fmt.Errorf("%s names a network interface", ip)
+	}
+	ip = ip.Unmap()
+	if err := d.guard.SafeAddr(ip); err != nil {
+		return fmt.Errorf("%s is not a public address; list its network in upstream.allow_private if it is meant", ip)
+	}
+	if nat64.Contains(ip) {
+		b := ip.As16()
+		if v4 := netip.AddrFrom4([4]byte(b[12:])); d.guard.SafeAddr(v4) != nil {
+			return fmt.Errorf("%s stands for %s, which is not a public address; list its network in upstream.allow_private if it is meant", ip, v4)
+		}
+	}
+	if d.ours != nil && d.ours(netip.AddrPortFrom(ip, ap.Port())) {
+		return fmt.Errorf("%s is this sidecar itself", ap)
+	}
+	return nil
+}
+
+// dial connects to a canonical "host:port".
+func (d *dialer) dial(ctx context.Context, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.timeout)
+	defer cancel()
+	if to, ok := d.connectTo[addr]; ok {
+		addr = to
+	}
+	host, portText, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, &dialError{ReasonUpstreamUnreachable, fmt.Errorf("connect to %s: %w", addr, err)}
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil || port == 0 {
+		return nil, &dialError{ReasonUpstreamUnreachable, fmt.Errorf("connect to %s: port %q is not usable", addr, portText)}
+	}
+	ips, err := d.resolve(ctx, host)
+	if err != nil {
+		return nil, &dialError{timeoutOr(err, ReasonUpstreamUnreachable), fmt.Errorf("look up %s: %w", host, err)}
+	}
+	var refused error
+	ips = slices.DeleteFunc(ips, func(ip netip.Addr) bool {
+		err := d.judge(netip.AddrPortFrom(ip, uint16(port)))
+		if err != nil {
+			refused = err
+		}
+		return err != nil
+	})
+	if len(ips) == 0 {
+		if refused == nil {
+			return nil, &dialError{ReasonUpstreamUnreachable, fmt.Errorf("look up %s: it has no address", host)}
+		}
+		return nil, &dialError{ReasonAddressRefused, fmt.Errorf("connect to %s: %w", host, refused)}
+	}
+	var last error
+	for i, ip := range ips {
+		// Each remaining address gets its share of the time, so that a dead first
+		// one does not use up everything.
+		share := ctx
+		stop := func() {}
+		if deadline, ok := ctx.Deadline(); ok && len(ips)-i > 1 {
+			share, stop = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(len(ips)-i))
+		}
+		var nd net.Dialer
+		conn, err := nd.DialContext(share, "tcp", netip.AddrPortFrom(ip.Unmap(), uint16(port)).String())
+		stop()
+		if err == nil {
+			return conn, nil
+		}
+		last = err
+	}
+	return nil, &dialError{timeoutOr(last, ReasonUpstreamUnreachable), fmt.Errorf("connect to %s: %w", host, last)}
+}
+
+func (d *dialer) resolve(ctx context.Context, host string) ([]netip.Addr, error) {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{ip}, nil
+	}
+	return d.lookup(ctx, host)
+}
+
+// dialTLS connects and completes the handshake, so that every failure up to
+// here is known to have sent nothing of the request.
+func (d *dialer) dialTLS(ctx context.Context, addr string, protos []string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, &dialError{ReasonUpstreamUnreachable, fmt.Errorf("connect to %s: %w", addr, err)}
+	}
+	raw, err := d.dial(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.timeout)
+	defer cancel()
+	conn := tls.Client(raw, &tls.Config{
+		ServerName: host, RootCAs: d.roots, MinVersion: tls.VersionTLS12, NextProtos: protos,
+		// Sessions are not kept: connections are, for much longer.
+	})
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
+		code := timeoutOr(err, ReasonUpstreamUnreachable)
+		var cert *tls.CertificateVerificationError
+		if errors.As(err, &cert) {
+			code = ReasonUpstreamCertificate
+		}
+		return nil, &dialError{code, fmt.Errorf("TLS with %s: %w", host, err)}
+	}
+	return conn, nil
+}
+
+func timeoutOr(err error, code string) string {
+	var ne net.Error
+	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &ne) && ne.Timeout() {
+		return ReasonUpstreamTimeout
+	}
+	return code
+}

@@ -1,0 +1,360 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/gate"
+)
+
+// upstreams are the transports to the providers. All dial through one dialer
+// and follow no proxy, redirect or cookie of their own.
+type upstreams struct {
+	pooled *http.Transport // HTTP/2 or HTTP/1.1, connections kept
+	once   *http.Transport // HTTP/1.1, a connection for each call
+}
+
+func newUpstreams(d *dialer, answerTimeout time.Duration) *upstreams {
+	make := func(protos ...string) *http.Transport {
+		t := &http.Transport{
+			Proxy:       nil, // the environment's proxy is most likely this sidecar
+			DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return d.dial(ctx, addr) },
+			DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+				return d.dialTLS(ctx, addr, protos)
+			},
+			DisableCompression:    true,
+			MaxIdleConns:          2048,
+			MaxIdleConnsPerHost:   512,
+			IdleConnTimeout:       90 * time.Second,
+			ResponseHeaderTimeout: answerTimeout,
+			ExpectContinueTimeout: 2 * time.Second,
+			// Answers are bounded as requests are, if more generously.
+			MaxResponseHeaderBytes: 1 << 20,
+			WriteBufferSize:        8 << 10,
+			ReadBufferSize:         8 << 10,
+		}
+		return t
+	}
+	u := &upstreams{pooled: make("h2", "http/1.1"), once: make("http/1.1")}
+	u.pooled.ForceAttemptHTTP2 = true
+	u.pooled.HTTP2 = &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}
+	// A call that a human approved is sent at most once: net/http resends on a
+	// kept connection that turned out dead, so there is none to keep. Upgrades
+	// take this one too, because they need HTTP/1.1 and the connection is theirs.
+	u.once.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
+	u.once.MaxIdleConnsPerHost = -1
+	return u
+}
+
+func (u *upstreams) closeIdle() {
+	u.pooled.CloseIdleConnections()
+	u.once.CloseIdleConnections()
+}
+
+// forward sends what the permit holds, and nothing else, and relays the answer.
+func (x *exchange) forward() {
+	out := x.permit.Outbound()
+	req, err := x.outgoing(&out)
+	if err != nil {
+		x.permit.Done(gate.Outcome{State: evidence.StateRefused, Status: http.StatusBadRequest, Error: err.Error()})
+		x.failed(http.StatusBadRequest, ReasonMalformed, "The call was permitted but cannot be sent as it was judged: "+err.Error()+".")
+		return
+	}
+	transport := x.live.upstream.pooled
+	if out.Once || out.Head.Upgrade != "" {
+		transport = x.live.upstream.once
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		x.unanswered(err)
+		return
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		x.switchProtocols(resp, out.Head.Upgrade)
+		return
+	}
+	x.relay(resp)
+}
+
+// outgoing builds the upstream request from what was judged.
+func (x *exchange) outgoing(out *gate.Outbound) (*http.Request, error) {
+	head := &out.Head
+	if head.Authority != x.req.Head.Authority || head.Scheme != x.req.Head.Scheme {
+		return nil, errors.New("its authority changed after it was judged")
+	}
+	u, err := targetURL(head.Scheme, net.JoinHostPort(x.host, x.port), head.Target)
+	if err != nil {
+		return nil, err
+	}
+	h := maps.Clone(http.Header(head.Header)) // the gate keeps the judged one
+	if h == nil {
+		h = http.Header{}
+	}
+	if _, ok := h["User-Agent"]; !ok {
+		h["User-Agent"] = nil // none was sent, so none is added
+	}
+	// net/http takes an Idempotency-Key as leave to send a request again after it
+	// was written. Under a name that is not canonical it does not see it; header
+	// names are case-insensitive to everyone else.
+	for _, name := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
+		if v, ok := h[name]; ok {
+			delete(h, name)
+			h[strings.ToLower(name)] = v
+		}
+	}
+	if head.Upgrade != "" {
+		h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{head.Upgrade}
+	}
+	req := (&http.Request{Method: head.Method, URL: u, Host: x.sendHost, Header: h, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}).WithContext(x.r.Context())
+	x.attach(req, out)
+	return req, nil
+}
+
+// attach gives req its body.
+func (x *exchange) attach(req *http.Request, out *gate.Outbound) {
+	b := x.body
+	switch {
+	case b == nil:
+		return
+	case out.Read && b.whole:
+		delete(req.Header, "Expect") // the body is here: nobody needs to wait
+		req.ContentLength = int64(len(out.Body))
+		if len(out.Body) == 0 {
+			req.Body = http.NoBody
+			return
+		}
+		req.Body = io.NopCloser(bytes.NewReader(out.Body))
+		if !out.Once {
+			// Leave to try another connection when the kept one turned out dead
+			// before a byte was written. Nothing that was written is written again:
+			// net/http does that only for methods that are safe (RFC 9110 section
+			// 9.2.2), given that it sees no idempotency key.
+			req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(out.Body)), nil }
+		}
+	default:
+		req.ContentLength = x.req.Head.ContentLength
+		rest := io.Reader(b.src)
+		if out.Read {
+			rest = io.MultiReader(bytes.NewReader(out.Body), bytes.NewReader(b.extra), b.src)
+		}
+		x.stream = &stream{r: rest}
+		req.Body = x.stream
+		if isGRPC(req.Header) || req.Header["Te"] != nil {
+			req.Trailer = x.r.Trailer
+		}
+		if x.r.ProtoMajor == 1 {
+			// Lets the answer begin while the body is still being sent.
+			_ = http.NewResponseController(x.w).EnableFullDuplex()
+		}
+	}
+}
+
+// stream is a request body that is read while it is sent.
+type stream struct {
+	r      io.Reader
+	failed atomic.Pointer[error] // the client's fault, not the upstream's
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.failed.Store(&err)
+	}
+	return n, err
+}
+
+// Close leaves the agent's body to net/http's server, which owns it.
+func (s *stream) Close() error { return nil }
+
+// targetURL makes a URL that net/http writes as exactly target.
+func targetURL(scheme, hostport, target string) (*url.URL, error) {
+	if !strings.HasPrefix(target, "//") {
+		return &url.URL{Scheme: scheme, Host: hostport, Opaque: target}, nil
+	}
+	// An opaque part that begins with // would be written with the scheme.
+	path, query, has := strings.Cut(target, "?")
+	decoded, err := url.PathUnescape(path)
+	u := &url.URL{Scheme: scheme, Host: hostport, Path: decoded, RawPath: path, RawQuery: query, ForceQuery: has && query == ""}
+	if err != nil || u.RequestURI() != target {
+		return nil, fmt.Errorf("the target %q cannot be written byte for byte", printable(target))
+	}
+	return u, nil
+}
+
+var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// relay sends the upstream's answer on, as it comes.
+func (x *exchange) relay(resp *http.Response) {
+	defer func() { _ = resp.Body.Close() }()
+	x.status = resp.StatusCode
+	h := x.w.Header()
+	copyAnswer(h, resp.Header)
+	x.sign(h)
+	announced := len(resp.Trailer)
+	if announced > 0 {
+		names := make([]string, 0, announced)
+		for name := range resp.Trailer {
+			names = append(names, name)
+		}
+		h["Trailer"] = []string{strings.Join(names, ", ")}
+	}
+	length := resp.ContentLength
+	if x.r.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
+		length = 0
+	}
+	// The outcome is reported before the agent can know that the answer is
+	// complete: who has read the answer finds it in the evidence.
+	if length == 0 {
+		x.done(0, nil)
+	}
+	x.wrote = true
+	x.w.WriteHeader(resp.StatusCode)
+	if length == 0 {
+		return
+	}
+	control := http.NewResponseController(x.w)
+	if length < 0 {
+		_ = control.Flush()
+	}
+	sent, err := x.copyBody(control, resp.Body, length)
+	if err != nil {
+		x.done(sent, err)
+		panic(http.ErrAbortHandler) // the agent must not take a part for the whole
+	}
+	if len(resp.Trailer) > 0 {
+		_ = control.Flush() // settles on chunks, so that there is room for trailers
+		prefix := ""
+		if len(resp.Trailer) != announced {
+			prefix = http.TrailerPrefix
+		}
+		for name, values := range resp.Trailer {
+			h[prefix+name] = values
+		}
+	}
+	x.done(sent, nil)
+}
+
+// copyBody copies up to the end of the answer, and flushes whenever the
+// upstream paused: a token that came is a token that is passed on.
+func (x *exchange) copyBody(control *http.ResponseController, src io.Reader, length int64) (int64, error) {
+	buf, _ := copyBuffers.Get().(*[32 << 10]byte)
+	defer copyBuffers.Put(buf)
+	var sent int64
+	for {
+		n, err := src.Read(buf[:])
+		if n > 0 {
+			if sent += int64(n); sent == length {
+				x.done(sent, nil)
+			}
+			if _, werr := x.w.Write(buf[:n]); werr != nil {
+				return sent, fmt.Errorf("the client went away: %w", werr)
+			}
+			if sent != length {
+				if ferr := control.Flush(); ferr != nil {
+					return sent, fmt.Errorf("the client went away: %w", ferr)
+				}
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return sent, nil
+		}
+		if err != nil {
+			if x.r.Context().Err() != nil {
+				return sent, errors.New("the client went away")
+			}
+			return sent, fmt.Errorf("the answer broke off: %w", err)
+		}
+	}
+}
+
+func (x *exchange) done(sent int64, err error) {
+	o := gate.Outcome{State: evidence.StateForwarded, Status: x.status, Bytes: sent}
+	if err != nil {
+		o.Error = err.Error()
+		x.note = o.Error
+	}
+	x.permit.Done(o)
+}
+
+// sign puts our headers on an answer.
+func (x *exchange) sign(h http.Header) {
+	d := x.permit.Decision()
+	setDecision(h, d)
+	if w := x.permit.Warning(); w != "" {
+		h["ActPass-Warning"] = []string{printable(w)}
+	}
+	if d.ApprovalRequestID != "" {
+		h["ActPass-Approval"] = []string{d.ApprovalRequestID}
+	}
+	if x.conn.lint != nil && x.conn.lint.bodyFault() != "" {
+		h["Connection"] = []string{"close"}
+	}
+}
+
+// unanswered reports and tells that a permitted call got no answer.
+func (x *exchange) unanswered(err error) {
+	var de *dialError
+	var ne net.Error
+	status, code, state := http.StatusBadGateway, ReasonUpstreamFailed, evidence.StateAmbiguous
+	where := hostHeader(x.req.Head.Scheme, x.host, x.port)
+	var sentence string
+	switch {
+	case x.stream != nil && x.stream.failed.Load() != nil:
+		status, code = http.StatusBadRequest, ReasonMalformed
+		sentence = "The request body broke off or is not well formed. Part of the call may have reached " + where + "."
+	case errors.As(err, &de):
+		// No connection, so nothing was sent.
+		code, state = de.code, evidence.StateRefused
+		sentence = "The call was permitted but not sent, because " + where + " could not be reached: " + printable(err.Error()) + "."
+		switch code {
+		case ReasonAddressRefused:
+			status = http.StatusForbidden
+			sentence = "The call was not sent: " + printable(err.Error()) + "."
+		case ReasonUpstreamTimeout:
+			status = http.StatusGatewayTimeout
+		case ReasonUpstreamCertificate:
+			sentence = "The call was permitted but not sent, because the certificate of " + where + " does not hold: " + printable(err.Error()) + "."
+		}
+	case x.r.Context().Err() != nil:
+		sentence = "The client went away before " + where + " answered."
+	case errors.As(err, &ne) && ne.Timeout():
+		status, code = http.StatusGatewayTimeout, ReasonUpstreamTimeout
+		sentence = "The call was sent to " + where + ", and no answer came in time. Whether it took effect is not known; look before you repeat it."
+	default:
+		sentence = "The call was sent to " + where + ", and the connection broke before an answer came. Whether it took effect is not known; look before you repeat it."
+	}
+	x.s.metrics.upstreamErrors.WithLabelValues(code).Inc()
+	x.permit.Done(gate.Outcome{State: state, Status: status, Error: code + ": " + printable(err.Error())})
+	x.failed(status, code, sentence)
+}
+
+// failed answers for a permitted call that cannot be completed.
+func (x *exchange) failed(status int, code, sentence string) {
+	d := x.permit.Decision()
+	d.ReasonCode = code
+	d.Explain = evidence.Explain{Summary: sentence, MatchedRules: d.Explain.MatchedRules}
+	if code == ReasonAddressRefused {
+		d.Decision, d.Enforcement = "deny", "block"
+	}
+	x.decision, x.status, x.note = d, status, code
+	shape := ""
+	if isGRPC(x.r.Header) {
+		shape = "grpc"
+	}
+	a := render(&gate.Refusal{Status: status, Decision: d, Sentence: sentence, Shape: shape})
+	x.wrote = true
+	a.write(x.w, x.r)
+}

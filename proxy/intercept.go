@@ -1,0 +1,338 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/actpass/sidecar/gate"
+	"github.com/actpass/sidecar/mapping"
+)
+
+// connecting is a CONNECT request on its way to being a connection.
+type connecting struct {
+	target string
+	head   head
+	header http.Header
+	live   *live
+}
+
+// serveConnect owns client from here on. It ends when the connection is
+// refused, tunnelled to its end, or handed to the HTTP server.
+func (s *Server) serveConnect(client *peekedConn, c *connecting) {
+	if !s.tunnels.add(client) {
+		return
+	}
+	handed := false
+	defer func() {
+		if p := recover(); p != nil {
+			s.gate.Fault("panic", errors.New("serve a CONNECT: panic"))
+			s.log.Error("panic while serving a CONNECT", zap.Any("panic", p), zap.Stack("stack"))
+		}
+		s.tunnels.remove(client)
+		if !handed {
+			_ = client.Close()
+		}
+	}()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	start := time.Now()
+
+	claims, found := stripRequest(c.header)
+	req := &gate.Request{
+		Door: gate.DoorConnect, UserID: claims.user, Goal: claims.goal, Passport: claims.passport,
+		Identity: s.gate.ConfigIdentity(),
+		Findings: append(c.head.findings, found...),
+		Tunnel:   true,
+		Head: mapping.Request{
+			Method: http.MethodConnect, Scheme: "https", Authority: c.target, Host: c.head.host, Target: "/", Header: c.header,
+		},
+	}
+	refuse := func(r *gate.Refusal) {
+		s.logRefusal(req, r, start)
+		a := render(r)
+		_ = client.SetWriteDeadline(time.Now().Add(s.opt.PeekTimeout))
+		_, _ = client.Write(a.raw())
+	}
+	host, port, err := mapping.Authority("https", c.target)
+	if err != nil || host == "" || !hasPort(c.target) {
+		detail := "the port is missing"
+		if err != nil {
+			detail = printable(err.Error())
+		}
+		refuse(s.gate.Reject(ctx, req, http.StatusBadRequest, ReasonConnectInvalid, "The CONNECT target is not a plain host:port: "+detail+"."))
+		return
+	}
+	if hh, _, err := mapping.Authority("https", c.head.host); c.head.host != "" && (err != nil || hh != host) {
+		req.Findings = append(req.Findings, mapping.Ambiguity{
+			Class: mapping.ClassAuthority, Status: http.StatusMisdirectedRequest,
+			Detail: "the CONNECT target and its Host header name different hosts",
+		})
+	}
+	// The target is judged; a Host that merely lacks the port is no second name.
+	req.Head.Host = ""
+	id, finding, refusal := s.identify(ctx, req, claims.proxyAuth)
+	if refusal != nil {
+		refuse(refusal)
+		return
+	}
+	req.Identity = id
+	if finding != nil {
+		req.Findings = append(req.Findings, *finding)
+	}
+	client.door = &doorway{
+		door: gate.DoorConnect, remote: client.door.remote, scheme: "https", authority: c.target, host: host, port: port,
+		identity: id, known: true, findings: req.Findings,
+	}
+	t := &tunnel{s: s, client: client, req: req, live: c.live, host: host, port: port, start: start}
+
+	if !c.live.intercepts(host, port) {
+		t.serve(ctx, false)
+		return
+	}
+	if !fails(s.gate.ModeFor(id)) && s.distrust.has(client.door.remote, host, port) {
+		req.Opaque = "the client does not trust the CA"
+		t.serve(ctx, false)
+		return
+	}
+	_ = client.SetWriteDeadline(time.Now().Add(s.opt.PeekTimeout))
+	if _, err := io.WriteString(client, established); err != nil {
+		return
+	}
+	_ = client.SetWriteDeadline(time.Time{})
+	_ = client.SetReadDeadline(time.Now().Add(s.opt.PeekTimeout))
+	first, err := client.peek(1)
+	if len(first) == 0 && !isTimeout(err) {
+		return // the client thought better of it
+	}
+	switch {
+	case len(first) > 0 && first[0] == recordHandshake:
+		_ = client.SetReadDeadline(time.Time{})
+		handed = s.intercept(ctx, client)
+	case len(first) > 0 && client.speaksHTTP():
+		_ = client.SetReadDeadline(time.Time{})
+		client.door.scheme = "http"
+		handed = true
+		s.inside.give(s.lint(client, client.door))
+	default:
+		_ = client.SetReadDeadline(time.Time{})
+		req.Opaque = "the client speaks neither TLS nor HTTP"
+		if len(first) == 0 {
+			req.Opaque = "the client waits for the server to speak first"
+		}
+		t.serve(ctx, true)
+	}
+}
+
+const (
+	established     = "HTTP/1.1 200 Connection established\r\n\r\n"
+	recordHandshake = 0x16 // TLS record type (RFC 8446 section 5.1)
+)
+
+func hasPort(authority string) bool {
+	_, port, err := net.SplitHostPort(authority)
+	return err == nil && port != ""
+}
+
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}
+
+// speaksHTTP looks for the start of an HTTP/1 request line: a method of
+// letters, a space, and a target. "SSH-2.0-..." is not one.
+func (p *peekedConn) speaksHTTP() bool {
+	for i := 0; i < 24; i++ {
+		b, err := p.peek(i + 1)
+		if err != nil && len(b) <= i {
+			return false
+		}
+		ch := b[i]
+		if ch == ' ' && i > 0 {
+			next, _ := p.peek(i + 2)
+			return len(next) > i+1 && strings.IndexByte("/*hH", next[i+1]) >= 0
+		}
+		if (ch|0x20) < 'a' || (ch|0x20) > 'z' {
+			return false
+		}
+	}
+	return false
+}
+
+var (
+	errMisdirected = errors.New("the server name is not the CONNECT target")
+	errNoName      = errors.New("no name to sign a certificate for")
+)
+
+// interceptTLS is the one TLS configuration of all intercepted connections;
+// what differs between them is asked of the connection itself.
+func (s *Server) interceptTLS() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2", "http/1.1"},
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			p, ok := hello.Conn.(*peekedConn)
+			if !ok {
+				return nil, errNoName
+			}
+			p.greeted = true
+			if hello.ServerName == "" {
+				return nil, nil
+			}
+			if host, _, err := mapping.Authority("https", hello.ServerName); err != nil || host != p.door.host {
+				p.misnamed = hello.ServerName
+				// crypto/tls would say internal_error; RFC 6066 section 3 says this.
+				_, _ = p.Write([]byte{21, 3, 3, 0, 2, 2, 112})
+				return nil, errMisdirected
+			}
+			return nil, nil
+		},
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			p, ok := hello.Conn.(*peekedConn)
+			if !ok {
+				return nil, errNoName
+			}
+			return s.leaves.get(hello.Context(), p.door.host)
+		},
+	}
+}
+
+// intercept shakes hands as the host that the client asked for, and gives the
+// connection to the HTTP server. It answers whether it did.
+func (s *Server) intercept(ctx context.Context, client *peekedConn) bool {
+	d := client.door
+	conn := tls.Server(client, s.tls)
+	ctx, cancel := context.WithTimeout(ctx, s.opt.DialTimeout)
+	defer cancel()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		s.handshakeFailed(ctx, client, err)
+		return false
+	}
+	s.distrust.forget(d.remote, d.host, d.port)
+	if conn.ConnectionState().NegotiatedProtocol == "h2" {
+		s.inside.give(conn)
+	} else {
+		s.inside.give(s.lint(conn, d))
+	}
+	return true
+}
+
+func (s *Server) handshakeFailed(ctx context.Context, client *peekedConn, err error) {
+	d := client.door
+	if client.misnamed != "" {
+		req := s.headless(d, "CONNECT "+d.authority+" HTTP/1.1", head{host: client.misnamed})
+		r := s.gate.Reject(context.WithoutCancel(ctx), req, http.StatusMisdirectedRequest, ReasonMisdirected,
+			"The TLS server name "+printable(client.misnamed)+" is not the CONNECT target "+printable(d.authority)+".")
+		if r != nil {
+			s.logRefusal(req, r, time.Now())
+		}
+		return
+	}
+	if !distrusts(err, client.greeted) {
+		s.log.Debug("TLS handshake failed", zap.String("authority", d.authority), zap.String("client", d.remote), zap.Error(err))
+		return
+	}
+	s.metrics.distrusted.Inc()
+	fields := []zap.Field{
+		zap.String("authority", d.authority), zap.String("client", d.remote), zap.String("agent", d.identity.AgentID), zap.Error(err),
+		zap.String("trust", "run `actpass ca export` and point the client at it: NODE_EXTRA_CA_CERTS, SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or AWS_CA_BUNDLE; `actpass run` sets them all"),
+	}
+	if fails(s.gate.ModeFor(d.identity)) {
+		s.log.Warn("a client does not trust the CA; its calls to this host cannot be judged and do not leave", fields...)
+		return
+	}
+	s.distrust.note(d.remote, d.host, d.port)
+	s.log.Warn("a client does not trust the CA; its next connections to this host pass uninspected", append(fields, zap.Duration("for", s.distrust.span))...)
+}
+
+// distrusts says whether a handshake failed because the client does not accept
+// our certificate: it said so in an alert, or hung up on seeing it.
+func distrusts(err error, greeted bool) bool {
+	if greeted && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
+		return true
+	}
+	var op *net.OpError
+	if !errors.As(err, &op) || op.Op != "remote error" {
+		return false
+	}
+	// crypto/tls keeps its alert type to itself, but it is a number.
+	v := reflect.ValueOf(op.Err)
+	if v.Kind() != reflect.Uint8 {
+		return false
+	}
+	switch v.Uint() {
+	case 42, 43, 46, 48: // bad, unsupported, unknown certificate, unknown CA (RFC 8446 section 6.2)
+		return true
+	}
+	return false
+}
+
+// maxDistrust bounds the memory that clients' distrust can take.
+const maxDistrust = 1024
+
+// distrust remembers which clients do not trust the CA, by address and host.
+type distrust struct {
+	span time.Duration
+	now  func() time.Time
+	any  atomic.Bool // whether until has entries: most never have
+
+	mu    sync.Mutex
+	until map[distrustKey]time.Time
+}
+
+type distrustKey struct{ client, host, port string }
+
+func newDistrust(span time.Duration, now func() time.Time) *distrust {
+	return &distrust{span: span, now: now, until: make(map[distrustKey]time.Time)}
+}
+
+func (d *distrust) has(client, host, port string) bool {
+	if !d.any.Load() {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	until, ok := d.until[distrustKey{client, host, port}]
+	return ok && d.now().Before(until)
+}
+
+func (d *distrust) note(client, host, port string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := d.now()
+	if len(d.until) >= maxDistrust {
+		for k, until := range d.until {
+			if !now.Before(until) {
+				delete(d.until, k)
+			}
+		}
+		for k := range d.until {
+			if len(d.until) < maxDistrust {
+				break
+			}
+			delete(d.until, k)
+		}
+	}
+	d.until[distrustKey{client, host, port}] = now.Add(d.span)
+	d.any.Store(true)
+}
+
+func (d *distrust) forget(client, host, port string) {
+	if !d.any.Load() {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.until, distrustKey{client, host, port})
+	d.any.Store(len(d.until) > 0)
+}

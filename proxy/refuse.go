@@ -1,0 +1,223 @@
+package proxy
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/gate"
+)
+
+// problem is RFC 9457 problem details; the members of the decision object
+// stand beside the standard ones. The type is about:blank: the reason_code is
+// what tells refusals apart.
+type problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+	evidence.Decision
+}
+
+// stripeError is the error object of the Stripe API. Its SDKs raise a
+// permission error on 403, with Message as the message.
+type stripeError struct {
+	Error struct {
+		Type    string            `json:"type"`
+		Code    string            `json:"code"`
+		Message string            `json:"message"`
+		ActPass evidence.Decision `json:"actpass"`
+	} `json:"error"`
+}
+
+// rpcError is a JSON-RPC 2.0 error response.
+type rpcError struct {
+	JSONRPC string          `json:"jsonrpc"`
+	ID      json.RawMessage `json:"id"`
+	Error   struct {
+		Code    int               `json:"code"`
+		Message string            `json:"message"`
+		Data    evidence.Decision `json:"data"`
+	} `json:"error"`
+}
+
+// rpcRefused is in the range that JSON-RPC leaves to servers (-32000 to -32099).
+const rpcRefused = -32003
+
+// grpcCodes are the gRPC status codes for the statuses of a refusal.
+var grpcCodes = map[int]int{
+	400: 3, 403: 7, 404: 5, 407: 16, 409: 9, 413: 8, 415: 3, 421: 3, 429: 8, 431: 8,
+	500: 13, 502: 14, 503: 14, 504: 4,
+}
+
+// answer is a response that is ours.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// render gives a refusal its shape.
+func render(r *gate.Refusal) answer {
+	if r.Replay != nil {
+		return replay(r)
+	}
+	a := answer{status: r.Status, header: make(http.Header, 10)}
+	if a.status < 400 || a.status > 599 {
+		a.status = http.StatusForbidden // the zero refusal refuses
+	}
+	d := r.Decision
+	complete(&d)
+	a.decision(d)
+	retry := "false"
+	if r.Retry {
+		retry = "true"
+	}
+	a.header["Stripe-Should-Retry"] = []string{retry}
+	a.header["X-Should-Retry"] = []string{retry}
+	if r.RetryAfter > 0 {
+		a.header["Retry-After"] = []string{strconv.Itoa(int((r.RetryAfter + 999_999_999) / 1e9))}
+	}
+	approval := r.Approval
+	if approval == "" {
+		approval = d.ApprovalRequestID
+	}
+	if approval != "" {
+		a.header["ActPass-Approval"] = []string{approval}
+	}
+	if a.status == http.StatusProxyAuthRequired {
+		a.header["Proxy-Authenticate"] = []string{`Basic realm="actpass", charset="UTF-8"`}
+	}
+	a.header["Cache-Control"] = []string{"no-store"}
+	switch r.Shape {
+	case "stripe":
+		var e stripeError
+		e.Error.Type, e.Error.Code, e.Error.Message, e.Error.ActPass = "invalid_request_error", d.ReasonCode, r.Sentence, d
+		a.json("application/json", e)
+	case "jsonrpc":
+		var e rpcError
+		e.JSONRPC, e.ID = "2.0", json.RawMessage("null")
+		if json.Valid(r.RPCID) {
+			e.ID = r.RPCID
+		}
+		e.Error.Code, e.Error.Message, e.Error.Data = rpcRefused, r.Sentence, d
+		a.json("application/json", e)
+	case "grpc":
+		a.grpc(r.Sentence)
+	default:
+		a.json("application/problem+json", problem{"about:blank", http.StatusText(a.status), a.status, r.Sentence, d})
+	}
+	return a
+}
+
+// replay gives a recorded answer again.
+func replay(r *gate.Refusal) answer {
+	a := answer{status: r.Replay.Status, header: make(http.Header, len(r.Replay.Header)+4), body: r.Replay.Body}
+	copyAnswer(a.header, r.Replay.Header)
+	a.decision(r.Decision)
+	a.header["ActPass-Replayed"] = []string{"true"}
+	if r.Approval != "" {
+		a.header["ActPass-Approval"] = []string{r.Approval}
+	}
+	a.header["Content-Length"] = []string{strconv.Itoa(len(a.body))}
+	return a
+}
+
+// complete fills what a decision object never lacks.
+func complete(d *evidence.Decision) {
+	if d.Decision == "" {
+		d.Decision = "deny"
+	}
+	if d.Explain.MatchedRules == nil {
+		d.Explain.MatchedRules = []string{}
+	}
+	if d.Explain.NextSteps == nil {
+		d.Explain.NextSteps = []string{}
+	}
+	if d.Would == nil {
+		d.Would = map[string]string{}
+	}
+}
+
+func (a *answer) decision(d evidence.Decision) {
+	setDecision(a.header, d)
+}
+
+// setDecision sets the headers that every judged answer carries. The names are
+// written as the documents write them, not in canonical MIME case.
+func setDecision(h http.Header, d evidence.Decision) {
+	h["ActPass-Decision"] = []string{d.Decision}
+	if d.ReasonCode != "" {
+		h["ActPass-Reason"] = []string{printable(d.ReasonCode)}
+	}
+	if d.EvidenceEventID != "" {
+		h["ActPass-Evidence"] = []string{d.EvidenceEventID}
+	}
+}
+
+func (a *answer) json(contentType string, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		// Only a decision that holds no JSON can bring us here; the sentence and
+		// the headers still tell the agent.
+		b, contentType = []byte("refused\n"), "text/plain; charset=utf-8"
+	}
+	a.body = b
+	a.header["Content-Type"] = []string{contentType}
+	a.header["Content-Length"] = []string{strconv.Itoa(len(b))}
+}
+
+// grpc makes a trailers-only answer: gRPC carries every error of a call in a
+// 200, and its clients show the sentence only then.
+func (a *answer) grpc(sentence string) {
+	code, ok := grpcCodes[a.status]
+	if !ok {
+		code = 2
+	}
+	a.status = http.StatusOK
+	a.header["Content-Type"] = []string{"application/grpc"}
+	a.header["Grpc-Status"] = []string{strconv.Itoa(code)}
+	a.header["Grpc-Message"] = []string{grpcMessage(sentence)}
+	a.header["Content-Length"] = []string{"0"}
+}
+
+// grpcMessage percent-encodes as the gRPC specification of Status-Message asks.
+func grpcMessage(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; c >= ' ' && c <= '~' && c != '%' {
+			b.WriteByte(c)
+		} else {
+			const hex = "0123456789ABCDEF"
+			b.WriteByte('%')
+			b.WriteByte(hex[c>>4])
+			b.WriteByte(hex[c&15])
+		}
+	}
+	return b.String()
+}
+
+// write sends the answer through net/http.
+func (a *answer) write(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	for name, values := range a.header {
+		h[name] = values
+	}
+	w.WriteHeader(a.status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(a.body)
+	}
+}
+
+// raw is the answer as HTTP/1.1 bytes, for connections that net/http does not
+// answer: a CONNECT, or a head that it refused.
+func (a *answer) raw() []byte {
+	var b strings.Builder
+	b.WriteString("HTTP/1.1 " + strconv.Itoa(a.status) + " " + http.StatusText(a.status) + "\r\n")
+	_ = a.header.Write(&b)
+	b.WriteString("Connection: close\r\n\r\n")
+	b.Write(a.body)
+	return []byte(b.String())
+}
