@@ -5,13 +5,29 @@
 // verifies, decides, reserves, records and then permits, refuses or holds; no
 // step can be had without the ones before it. The package knows no HTTP and no
 // SQL: the world comes in through Body, Store, Recorder and Clock.
+//
+// # How a call lives
+//
+//	map, judge      a crash here: nothing was sent, nothing is known
+//	reserve limits  a crash here: a share stays reserved until its window ends
+//	record intent   durable before Check returns; a crash from here on leaves an
+//	                event without an outcome, which the next start marks ambiguous
+//	permit          the door dials, sends, and relays the answer
+//	Done            the outcome is queued; it needs no wait, because losing it
+//	                has a defined meaning: ambiguous, and never sent again by us
 package gate
 
 import (
+	"errors"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/mapping"
+	"github.com/actpass/sidecar/policy"
 )
 
 // Door is a way in.
@@ -52,7 +68,6 @@ type Request struct {
 	// http.connect on Head.Authority. Opaque says why, for the record.
 	Tunnel bool
 	Opaque string
-	// PeekTunnel: see Head only.
 }
 
 // Outbound is what may be sent, exactly.
@@ -75,14 +90,26 @@ type Permit struct {
 	out      Outbound
 	decision evidence.Decision
 	warning  string
+	tenant   string
 	started  time.Time
-	done     chan struct{}
-	use      permitUse
+	reserved bool
+	recorded bool
+	done     atomic.Bool
 }
+
+// Outbound is what may be sent. The zero Permit gives an empty one, which no
+// door can send.
+func (p *Permit) Outbound() Outbound { return p.out }
+
+// Decision is the verdict that the permit stands on, for the answer's headers.
+func (p *Permit) Decision() evidence.Decision { return p.decision }
+
+// Warning is the text of ActPass-Warning, "" for none.
+func (p *Permit) Warning() string { return p.warning }
 
 // Refusal is a call that does not leave.
 type Refusal struct {
-	Status     int // 400, 403, 413, 415, 421, 429, 431, 503
+	Status     int // 400, 403, 407, 409, 413, 415, 421, 429, 431, 500, 503
 	Decision   evidence.Decision
 	Sentence   string // for the model: what happened, under which rule, what next
 	Shape      string // provider's error shape, see mapping.Match.ErrorShape
@@ -108,20 +135,114 @@ type Outcome struct {
 	Error  string
 }
 
-type permitUse struct{}
+// Observer receives counts. Methods are called on the call path and must be
+// quick.
+type Observer interface {
+	Decided(decision, mode, enforcement, tool string)
+	Overhead(d time.Duration) // time the gate added to a call, holds not counted
+	Holds(n int)
+	Fault(kind string)
+}
 
-// Gate is the check.
-type Gate struct{}
+// Override sets a stricter mode for part of the traffic.
+type Override struct {
+	Tool  string // glob, "" for every tool
+	Agent string // glob, "" for every agent
+	Mode  string
+}
 
-// Outbound is what may be sent.
-func (p *Permit) Outbound() Outbound { return p.out }
+// Rules is everything a decision stands on. A snapshot is immutable: a reload
+// swaps all of it or nothing.
+type Rules struct {
+	Mapping   *mapping.Set
+	Policy    *policy.Set
+	Mode      string
+	Overrides []Override
+	// MaxInspect is how much of a body is read before deciding, in bytes.
+	MaxInspect int64
+	// Identity is the sidecar's own configured identity.
+	Identity Identity
+	// Hold is how long a held call waits before its client is told to come back.
+	Hold time.Duration
+	// MaxHolds bounds open approvals per tenant.
+	MaxHolds int
+}
 
-// Decision is the verdict that the permit stands on, for the answer's headers.
-func (p *Permit) Decision() evidence.Decision { return p.decision }
+// Options of New. Store, Recorder and RedactKey are required.
+type Options struct {
+	Store    Store
+	Recorder Recorder
+	// RedactKey keys the hashes that stand in for secrets, 32 bytes.
+	RedactKey []byte
+	Now       func() time.Time // time.Now when nil
+	Log       *zap.Logger      // silent when nil
+	Observer  Observer         // may be nil
+}
 
-// Warning is the text of ActPass-Warning, "" for none.
-func (p *Permit) Warning() string { return p.warning }
+// Gate is the check. Safe for concurrent use.
+type Gate struct {
+	store     Store
+	recorder  Recorder
+	redactKey []byte
+	now       func() time.Time
+	log       *zap.Logger
+	observer  Observer
 
-// Done reports the outcome, once; later calls do nothing. It does not wait for
-// the disk.
-func (p *Permit) Done(o Outcome) {}
+	rules atomic.Pointer[Rules]
+	keys  keyCache
+	waits waiters
+	held  atomic.Int64
+
+	transitions sync.Mutex // one recorder of transitions at a time
+}
+
+// New makes a gate. Until Load is called it refuses everything.
+func New(o Options) (*Gate, error) {
+	if o.Store == nil || o.Recorder == nil {
+		return nil, errors.New("gate: a store and a recorder are required")
+	}
+	if len(o.RedactKey) < 32 {
+		return nil, errors.New("gate: the redaction key must have 32 bytes")
+	}
+	g := &Gate{
+		store: o.Store, recorder: o.Recorder, redactKey: o.RedactKey,
+		now: o.Now, log: o.Log, observer: o.Observer,
+	}
+	if g.now == nil {
+		g.now = time.Now
+	}
+	if g.log == nil {
+		g.log = zap.NewNop()
+	}
+	if g.observer == nil {
+		g.observer = silent{}
+	}
+	return g, nil
+}
+
+// Load swaps the rules in force. Calls that are being judged keep theirs.
+func (g *Gate) Load(r *Rules) { g.rules.Store(r) }
+
+// Rules are the ones in force; nil before the first Load. Not to be modified.
+func (g *Gate) Rules() *Rules { return g.rules.Load() }
+
+// ConfigIdentity is the sidecar's own configured identity.
+func (g *Gate) ConfigIdentity() Identity {
+	if r := g.rules.Load(); r != nil {
+		return r.Identity
+	}
+	return Identity{}
+}
+
+// Fault counts and logs a fault that did not stop a call.
+func (g *Gate) Fault(kind string, err error) {
+	g.observer.Fault(kind)
+	g.log.Warn("fault", zap.String("kind", kind), zap.Error(err))
+}
+
+type silent struct{}
+
+func (silent) Decided(string, string, string, string) {}
+func (silent) Overhead(time.Duration)                 {}
+func (silent) Holds(int)                              {}
+func (silent) Fault(string)                           {}

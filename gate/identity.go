@@ -1,13 +1,198 @@
 package gate
 
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/actpass/sidecar/evidence"
+)
+
+// Sources of an identity, in falling order of trust.
+const (
+	SourcePassport = "passport"
+	SourceKey      = "api_key"
+	SourceConfig   = "config"
+)
+
 // Identity is who calls, and how that is known. The tenant comes from the key
 // or the configuration, never from the request.
 type Identity struct {
-	TenantID string
-	AgentID  string
-	Source   string // passport, api_key, config
-	KeyID    string
-	KeyMode  string // tightens
-	Role     string
-	Groups   []string
+	TenantID   string
+	AgentID    string
+	Source     string // passport, api_key, config
+	KeyID      string
+	Name       string // of the key
+	KeyMode    string // tightens
+	Role       string
+	Groups     []string
+	BoundAgent string // the agent that the key speaks for, "" for any
 }
+
+// keyPrefix starts every secret, so that scanners can find leaked ones.
+const keyPrefix = "sk_live_"
+
+// keyFresh is how long a key found in the store is believed without asking
+// again: a key that another process revoked works for no longer than this.
+const keyFresh = time.Second
+
+const maxCachedKeys = 4096
+
+type cachedKey struct {
+	key Key
+	at  time.Time
+}
+
+type keyCache struct {
+	mu sync.Mutex
+	m  map[[32]byte]cachedKey
+}
+
+func (c *keyCache) get(hash [32]byte, now time.Time) (Key, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k, ok := c.m[hash]
+	if age := now.Sub(k.at); !ok || age > keyFresh || age < 0 {
+		return Key{}, false
+	}
+	return k.key, true
+}
+
+func (c *keyCache) put(hash [32]byte, k Key, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.m == nil || len(c.m) >= maxCachedKeys {
+		c.m = make(map[[32]byte]cachedKey)
+	}
+	c.m[hash] = cachedKey{k, now}
+}
+
+func (c *keyCache) drop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.m = nil
+}
+
+// Authenticate finds the identity behind a key's secret. ErrNotAllowed when it
+// is unknown, revoked or expired; another error when the store cannot answer.
+// agent is what the caller says it is (the user name of Proxy-Authorization);
+// a key bound to another agent is ErrNotAllowed; a key bound to none takes it.
+//
+// The secret is looked up by its SHA-256: what an attacker could learn from the
+// time of a comparison is about a hash whose preimage he does not choose.
+func (g *Gate) Authenticate(ctx context.Context, secret, agent string) (Identity, error) {
+	if !strings.HasPrefix(secret, keyPrefix) || len(secret) > 256 {
+		return Identity{}, fmt.Errorf("%w: not a key of this product", ErrNotAllowed)
+	}
+	now := g.now()
+	hash := sha256.Sum256([]byte(secret))
+	k, cached := g.keys.get(hash, now)
+	if !cached {
+		var err error
+		k, err = g.store.KeyByHash(ctx, hash)
+		if errors.Is(err, ErrNotFound) {
+			return Identity{}, fmt.Errorf("%w: unknown key", ErrNotAllowed)
+		}
+		if err != nil {
+			return Identity{}, fmt.Errorf("look up key: %w", err)
+		}
+		g.keys.put(hash, k, now)
+		if now.Sub(k.LastUsedAt) > time.Minute && k.RevokedAt.IsZero() {
+			if err := g.store.TouchKey(ctx, k.ID, now); err != nil {
+				g.Fault("store", fmt.Errorf("note the use of key %s: %w", k.ID, err))
+			}
+		}
+	}
+	switch {
+	case !k.RevokedAt.IsZero():
+		return Identity{}, fmt.Errorf("%w: the key %s is revoked", ErrNotAllowed, k.ID)
+	case !k.ExpiresAt.IsZero() && !now.Before(k.ExpiresAt):
+		return Identity{}, fmt.Errorf("%w: the key %s has expired", ErrNotAllowed, k.ID)
+	case k.AgentID != "" && agent != "" && agent != k.AgentID:
+		return Identity{}, fmt.Errorf("%w: the key %s speaks for agent %q, not %q", ErrNotAllowed, k.ID, k.AgentID, clip(agent))
+	}
+	id := Identity{
+		TenantID: k.TenantID, AgentID: k.AgentID, Source: SourceKey, KeyID: k.ID, Name: k.Name,
+		KeyMode: k.Mode, Role: k.Role, Groups: k.Groups, BoundAgent: k.AgentID,
+	}
+	if id.AgentID == "" {
+		id.AgentID = agent
+	}
+	return id, nil
+}
+
+// NewKey is the wish for a key.
+type NewKey struct {
+	Name    string
+	Role    string
+	AgentID string
+	Groups  []string
+	Mode    string
+	TTL     time.Duration // 0: never expires
+}
+
+// CreateKey makes a key and records it. The secret is shown once.
+func (g *Gate) CreateKey(ctx context.Context, actor Identity, n NewKey) (k Key, secret string, err error) {
+	switch {
+	case strings.TrimSpace(n.Name) == "" || len(n.Name) > 128:
+		return Key{}, "", &FieldError{Field: "name", Message: "a name of 1 to 128 characters is needed"}
+	case n.Role != RoleGateway && n.Role != RoleApprover && n.Role != RoleAdmin:
+		return Key{}, "", &FieldError{Field: "role", Message: "must be gateway, approver or admin"}
+	case n.Mode != "" && !ValidMode(n.Mode):
+		return Key{}, "", &FieldError{Field: "mode", Message: "must be monitor, warn, enforce or strict"}
+	case n.TTL < 0:
+		return Key{}, "", &FieldError{Field: "ttl", Message: "must not be negative"}
+	case len(n.AgentID) > clipLen:
+		return Key{}, "", &FieldError{Field: "agent_id", Message: "is too long"}
+	}
+	var raw [32]byte
+	if _, err := rand.Read(raw[:]); err != nil {
+		return Key{}, "", fmt.Errorf("make a key: %w", err)
+	}
+	secret = keyPrefix + base64.RawURLEncoding.EncodeToString(raw[:])
+	now := g.now()
+	k = Key{
+		ID: newID("key_"), TenantID: actor.TenantID, Name: n.Name, Role: n.Role, AgentID: n.AgentID,
+		Groups: n.Groups, Mode: n.Mode, Prefix: secret[:len(keyPrefix)+4], CreatedAt: now,
+	}
+	if n.TTL > 0 {
+		k.ExpiresAt = now.Add(n.TTL)
+	}
+	// On record first: a key that exists unrecorded would be worse than a record
+	// of a key that was never stored.
+	err = g.noteFor(ctx, actor, evidence.KindSystem, "key created", map[string]string{"key_id": k.ID, "name": k.Name, "role": k.Role, "agent_id": k.AgentID})
+	if err != nil {
+		return Key{}, "", err
+	}
+	if err := g.store.CreateKey(ctx, k, sha256.Sum256([]byte(secret))); err != nil {
+		return Key{}, "", fmt.Errorf("store the key: %w", err)
+	}
+	return k, secret, nil
+}
+
+// Keys lists, newest first.
+func (g *Gate) Keys(ctx context.Context, actor Identity, cursor string, limit int) ([]Key, string, error) {
+	return g.store.Keys(ctx, actor.TenantID, cursor, limit)
+}
+
+// RevokeKey revokes and records. It acts at once in this process, and within a
+// second in others.
+func (g *Gate) RevokeKey(ctx context.Context, actor Identity, id string) (Key, error) {
+	k, err := g.store.RevokeKey(ctx, actor.TenantID, id, g.now())
+	if err != nil {
+		return Key{}, fmt.Errorf("revoke key %s: %w", id, err)
+	}
+	g.keys.drop()
+	return k, g.noteFor(ctx, actor, evidence.KindSystem, "key revoked", map[string]string{"key_id": id, "name": k.Name})
+}
+
+// FieldError is a request field that cannot be used.
+type FieldError struct{ Field, Message string }
+
+func (e *FieldError) Error() string { return e.Field + ": " + e.Message }

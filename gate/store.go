@@ -166,6 +166,8 @@ type Store interface {
 	// fit, its position is returned in over (else -1) and used tells what each
 	// limit holds already.
 	Reserve(ctx context.Context, tenant, eventID string, uses []Use, now time.Time) (over int, used []int64, err error)
+	// Usage tells what each use's limit holds now, without taking anything.
+	Usage(ctx context.Context, tenant string, uses []Use, now time.Time) (used []int64, err error)
 	// Release gives back what an event reserved.
 	Release(ctx context.Context, tenant, eventID string) error
 

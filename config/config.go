@@ -1,0 +1,243 @@
+// Package config reads, checks and compiles the settings: one documented
+// struct, read from file < environment < flags, validated whole, and swapped
+// whole on reload. Only this package knows viper.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/actpass/sidecar/strictyaml"
+)
+
+// Config is every setting. A key's name in the file is its yaml tag; in the
+// environment it is ACTPASS_ and the path in capitals with underscores
+// (ACTPASS_LISTEN_PROXY); lists are given there with commas. Relative paths are
+// relative to the directory of the configuration file.
+type Config struct {
+	// Mode is what happens to a call that policy does not simply allow: monitor
+	// (default), warn, enforce, strict.
+	Mode string `yaml:"mode"`
+	// ModeOverrides tighten the mode for part of the traffic. The strictest of all
+	// that apply holds; none can loosen Mode.
+	ModeOverrides []Override `yaml:"mode_overrides"`
+	// DataDir holds keys, CA, log and database; created 0700. Default ./data.
+	// Needs a restart.
+	DataDir string `yaml:"data_dir"`
+	// Identity is who calls when no key says so.
+	Identity Identity `yaml:"identity"`
+	// Listen addresses, host:port; "" or "off" closes a door. Needs a restart.
+	Listen    Listen    `yaml:"listen"`
+	Intercept Intercept `yaml:"intercept"`
+	Upstream  Upstream  `yaml:"upstream"`
+	// Routes are the reverse door's: http://LISTEN/NAME/... and
+	// http://NAME.localhost:PORT/... go to the upstream.
+	Routes   []Route  `yaml:"routes"`
+	Mapping  Mapping  `yaml:"mapping"`
+	Policy   Policy   `yaml:"policy"`
+	Limits   Limits   `yaml:"limits"`
+	Store    Store    `yaml:"store"`
+	Evidence Evidence `yaml:"evidence"`
+	Log      Log      `yaml:"log"`
+
+	// File is where it was read from, "" for the embedded defaults; Dir is what
+	// relative paths are relative to.
+	File string `yaml:"-"`
+	Dir  string `yaml:"-"`
+
+	places strictyaml.Places
+}
+
+// Override sets a stricter mode for the calls that match both globs.
+type Override struct {
+	Tool  string `yaml:"tool"`  // glob over tool names, "" for every tool
+	Agent string `yaml:"agent"` // glob over agent ids, "" for every agent
+	Mode  string `yaml:"mode"`
+}
+
+// Identity of the sidecar's own agent.
+type Identity struct {
+	TenantID string `yaml:"tenant_id"` // default "default"
+	AgentID  string `yaml:"agent_id"`  // default "agent"
+}
+
+// Listen addresses of the doors.
+type Listen struct {
+	Proxy   string `yaml:"proxy"`   // forward proxy, default 127.0.0.1:8080
+	Reverse string `yaml:"reverse"` // base URLs, default 127.0.0.1:8081
+	API     string `yaml:"api"`     // preflight, keys, approvals, evidence, default 127.0.0.1:8090
+}
+
+// Intercept says which CONNECTs are opened and read.
+type Intercept struct {
+	Scope       string   `yaml:"scope"`       // all (default), or mapped: only hosts that a mapping rule names
+	Passthrough []string `yaml:"passthrough"` // host patterns that are tunnelled unread; policy judges them as http.connect
+}
+
+// Upstream says how providers are reached.
+type Upstream struct {
+	ConnectTo    []ConnectTo `yaml:"connect_to"`
+	AllowPrivate []string    `yaml:"allow_private"` // CIDRs that may be dialled although private
+	CAFile       string      `yaml:"ca_file"`       // PEM, extra roots for upstream TLS
+	// ResponseTimeout bounds the wait for an answer's first byte, default 10m:
+	// models think long.
+	ResponseTimeout Duration `yaml:"response_timeout"`
+	// ConnectTimeout bounds dialling and the TLS handshake each, default 10s.
+	ConnectTimeout Duration `yaml:"connect_timeout"`
+}
+
+// ConnectTo sends connections for Host:Port to Address; TLS name and Host stay.
+type ConnectTo struct {
+	Host    string `yaml:"host"`
+	Port    int    `yaml:"port"`
+	Address string `yaml:"address"` // ip:port or host:port
+}
+
+// Route is one upstream of the reverse door.
+type Route struct {
+	Name     string `yaml:"name"`
+	Upstream string `yaml:"upstream"` // https://host[:port][/prefix]
+}
+
+// Mapping gives calls their names.
+type Mapping struct {
+	Packs    []string `yaml:"packs"`    // of the embedded catalogue
+	Files    []string `yaml:"files"`    // globs; their rules come before the packs'
+	Unmapped string   `yaml:"unmapped"` // generic (default): http.<method>; deny: refused under enforce and strict
+}
+
+// Policy judges them.
+type Policy struct {
+	Files   []string `yaml:"files"`   // globs
+	Default string   `yaml:"default"` // where no rule matches: deny (default), require_approval, allow
+}
+
+// Limits bound what one call, and all of them, may cost.
+type Limits struct {
+	MaxInspectBytes Size     `yaml:"max_inspect_bytes"` // of a body that is read before deciding, default 1MiB
+	Hold            Duration `yaml:"hold"`              // a held call's wait before its client is told to come back, default 50s
+	MaxHolds        int      `yaml:"max_holds"`         // open approvals, default 10000
+}
+
+// Store keeps keys, approvals and limits.
+type Store struct {
+	Driver string `yaml:"driver"` // sqlite (default)
+	DSN    string `yaml:"dsn"`
+}
+
+// Evidence is the log.
+type Evidence struct {
+	// Durability is sync (default): on disk before the first upstream byte; or
+	// async: handed to the operating system, on disk within 100 ms. Needs a
+	// restart.
+	Durability string `yaml:"durability"`
+}
+
+// Log is about the process's own log on standard error, not about evidence.
+type Log struct {
+	Level  string `yaml:"level"`  // debug, info (default), warn, error
+	Format string `yaml:"format"` // json (default), console
+}
+
+// Default gives the settings that hold where nothing is said.
+func Default() *Config {
+	return &Config{
+		Mode:      "monitor",
+		DataDir:   "./data",
+		Identity:  Identity{TenantID: "default", AgentID: "agent"},
+		Listen:    Listen{Proxy: "127.0.0.1:8080", Reverse: "127.0.0.1:8081", API: "127.0.0.1:8090"},
+		Intercept: Intercept{Scope: "all"},
+		Upstream:  Upstream{ResponseTimeout: Duration(10 * time.Minute), ConnectTimeout: Duration(10 * time.Second)},
+		Mapping:   Mapping{Unmapped: "generic"},
+		Policy:    Policy{Default: "deny"},
+		Limits:    Limits{MaxInspectBytes: 1 << 20, Hold: Duration(50 * time.Second), MaxHolds: 10000},
+		Store:     Store{Driver: "sqlite"},
+		Evidence:  Evidence{Durability: "sync"},
+		Log:       Log{Level: "info", Format: "json"},
+	}
+}
+
+// Duration reads "50s", "15m", "1h30m", "7d". A bare number is refused: nobody
+// can tell which unit was meant.
+type Duration time.Duration
+
+// D is the value as a time.Duration.
+func (d Duration) D() time.Duration { return time.Duration(d) }
+
+// UnmarshalText reads a duration.
+func (d *Duration) UnmarshalText(b []byte) error {
+	s := string(b)
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.Atoi(days)
+		if err == nil && n >= 0 && n < 36500 {
+			*d = Duration(time.Duration(n) * 24 * time.Hour)
+			return nil
+		}
+	}
+	if _, err := strconv.ParseFloat(s, 64); err == nil && s != "0" {
+		return fmt.Errorf("%q has no unit: write %ss, %sm or %sh", s, s, s, s)
+	}
+	v, err := time.ParseDuration(s)
+	if err != nil || v < 0 {
+		return fmt.Errorf("%q is not a duration: write for example 50s, 15m, 1h", s)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// MarshalText writes it as it is read.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// Size reads "1MiB", "64KiB", "1048576".
+type Size int64
+
+// UnmarshalText reads a size in bytes.
+func (z *Size) UnmarshalText(b []byte) error {
+	s := strings.TrimSpace(string(b))
+	unit := int64(1)
+	for _, u := range []struct {
+		suffix string
+		factor int64
+	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"kB", 1000}, {"KB", 1000}, {"MB", 1000 * 1000}, {"GB", 1000 * 1000 * 1000}, {"B", 1}} {
+		if rest, ok := strings.CutSuffix(s, u.suffix); ok {
+			s, unit = strings.TrimSpace(rest), u.factor
+			break
+		}
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 || n > (1<<62)/unit {
+		return fmt.Errorf("%q is not a size: write for example 1MiB, 64KiB or a number of bytes", string(b))
+	}
+	*z = Size(n * unit)
+	return nil
+}
+
+// Prefixes are the parsed allow_private CIDRs.
+func (u Upstream) Prefixes() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	var errs []error
+	for _, s := range u.AllowPrivate {
+		p, err := parsePrefix(s)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, p)
+	}
+	return out, errors.Join(errs...)
+}
+
+func parsePrefix(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("%q is not a CIDR: write for example 127.0.0.0/8 or 10.1.0.0/16", s)
+	}
+	return p.Masked(), nil
+}

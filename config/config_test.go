@@ -1,0 +1,171 @@
+package config
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+func write(t *testing.T, dir, name, text string) string {
+	t.Helper()
+	p := filepath.Join(dir, name)
+	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestExampleEqualsDefaults(t *testing.T) {
+	data, err := os.ReadFile("../config.example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(Source{Embedded: data})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The example is complete: every setting that has a text form stands in it.
+	for _, key := range Keys() {
+		if _, ok := c.places[key]; !ok {
+			t.Errorf("config.example.yaml does not show `%s`", key)
+		}
+	}
+	d := Default()
+	if c.Mode != d.Mode || c.DataDir != d.DataDir || c.Listen != d.Listen || c.Limits != d.Limits || c.Evidence != d.Evidence ||
+		c.Log != d.Log || c.Store != d.Store || c.Policy.Default != d.Policy.Default || c.Mapping.Unmapped != d.Mapping.Unmapped ||
+		c.Upstream.ConnectTimeout != d.Upstream.ConnectTimeout || c.Upstream.ResponseTimeout != d.Upstream.ResponseTimeout {
+		t.Errorf("the example says it shows the defaults, and does not:\n%+v\n%+v", c, d)
+	}
+}
+
+func TestPrecedence(t *testing.T) {
+	f := write(t, t.TempDir(), "config.yaml", "mode: warn\nlisten: {api: 127.0.0.1:1}\n")
+	flags := pflag.NewFlagSet("x", pflag.ContinueOnError)
+	flags.String("mode", "", "")
+	env := []string{"ACTPASS_MODE=enforce", "ACTPASS_LISTEN_API=127.0.0.1:2", "ACTPASS_LIMITS_HOLD=3s", "ACTPASS_UPSTREAM_ALLOW_PRIVATE=127.0.0.0/8, 10.0.0.1", "ACTPASS_SERVICE_HOST=10.0.0.1"}
+	c, err := Load(Source{File: f, Environ: env, Flags: flags})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Mode != "enforce" || c.Listen.API != "127.0.0.1:2" || c.Listen.Proxy != "127.0.0.1:8080" || c.Limits.Hold.D() != 3*time.Second || len(c.Upstream.AllowPrivate) != 2 {
+		t.Fatalf("%+v", c)
+	}
+	if err := flags.Set("mode", "strict"); err != nil {
+		t.Fatal(err)
+	}
+	if c, err = Load(Source{File: f, Environ: env, Flags: flags}); err != nil || c.Mode != "strict" {
+		t.Fatalf("%v %v", c, err)
+	}
+}
+
+func TestFaults(t *testing.T) {
+	tests := []struct {
+		name, in string
+		env      []string
+		want     []string
+	}{
+		{"empty", "", nil, []string{"config.yaml:1:1: the file is empty"}},
+		{"unknown key", "mdoe: enforce\n", nil, []string{"config.yaml:1:1: unknown key `mdoe`: did you mean `mode`?"}},
+		{"two spellings", "mode: monitor\nMODE: enforce\n", nil, []string{"config.yaml:2:1: unknown key `MODE`"}},
+		{"second document", "mode: monitor\n---\nmode: enforce\n", nil, []string{"second YAML document"}},
+		{"mode", "mode: enforced\n", nil, []string{"config.yaml:1:7: `mode` must be one of monitor, warn, enforce, strict, not \"enforced\": did you mean `enforce`?"}},
+		{"bare number", "limits: {hold: 30}\n", nil, []string{"config.yaml:1:16: `limits.hold`: \"30\" has no unit"}},
+		{"size", "limits: {max_inspect_bytes: big}\n", nil, []string{"`limits.max_inspect_bytes`: \"big\" is not a size"}},
+		{"same address", "listen: {proxy: 127.0.0.1:1, api: 127.0.0.1:1}\n", nil, []string{"are the same address"}},
+		{"looser override", "mode: enforce\nmode_overrides: [{tool: x, mode: warn}]\n", nil, []string{"can only tighten"}},
+		{
+			"all at once", "mode: x\npolicy: {default: maybe}\nroutes: [{name: A, upstream: nope}]\n", nil,
+			[]string{"`mode`", "`policy.default`", "`routes[0].name`", "`routes[0].upstream`"},
+		},
+		{"env", "mode: monitor\n", []string{"ACTPASS_LIMITS_HOLD=5"}, []string{"environment variable ACTPASS_LIMITS_HOLD: \"5\" has no unit"}},
+		{"env value", "mode: monitor\n", []string{"ACTPASS_MODE=loud"}, []string{"environment variable ACTPASS_MODE: `mode` must be one of"}},
+		{"env misspelt", "mode: monitor\n", []string{"ACTPASS_MOED=enforce"}, []string{"ACTPASS_MOED: is not a setting: did you mean `ACTPASS_MODE`?"}},
+		{"cidr", "upstream: {allow_private: [10.0.0.0/99]}\n", nil, []string{"config.yaml:1:28: \"10.0.0.0/99\" is not a CIDR"}},
+		{"pack", "mapping: {packs: [strip]}\n", nil, []string{"strip"}},
+		{"connect_to", "upstream: {connect_to: [{host: a.b, port: 0, address: x}]}\n", nil, []string{"`upstream.connect_to[0].port`", "`upstream.connect_to[0].address`"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			f := write(t, dir, "config.yaml", tt.in)
+			_, err := Load(Source{File: f, Environ: tt.env})
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			for _, w := range tt.want {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("missing %q in:\n%v", w, err)
+				}
+			}
+		})
+	}
+}
+
+func TestCompileReportsEveryFile(t *testing.T) {
+	dir := t.TempDir()
+	f := write(t, dir, "config.yaml", "mapping: {files: [m/*.yaml]}\npolicy: {files: [p/*.yaml, q/*.yaml]}\n")
+	write(t, dir, "m/a.yaml", "rules: [{match: {host: a.b, path: /x}, tol: t}]\n")
+	write(t, dir, "p/a.yaml", "policies:\n  - name: a\n    version: 1\n    tools: [\"*\"]\n    rules: [{name: r, when: 1 +, decision: allow, reason_code: a.b}]\n")
+	c, err := Load(Source{File: f})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Compile(nil)
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, w := range []string{"m/a.yaml:1:", "`rules[0].tol`", "p/a.yaml:5:", "q/*.yaml matches no file"} {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("missing %q in:\n%v", w, err)
+		}
+	}
+}
+
+func TestWatch(t *testing.T) {
+	dir := t.TempDir()
+	f := write(t, dir, "config.yaml", "mode: monitor\npolicy: {files: [p/*.yaml]}\n")
+	write(t, dir, "p/a.yaml", "a: 1\n")
+	c, err := Load(Source{File: f})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	changed := make(chan struct{}, 8)
+	done := make(chan error, 1)
+	go func() { done <- Watch(ctx, c.Watched, func() { changed <- struct{}{} }) }()
+	time.Sleep(100 * time.Millisecond)
+	expect := func(what string) {
+		t.Helper()
+		select {
+		case <-changed:
+		case <-time.After(5 * time.Second):
+			t.Fatal("not noticed: " + what)
+		}
+	}
+	write(t, dir, "config.yaml", "mode: enforce\npolicy: {files: [p/*.yaml]}\n")
+	expect("a changed configuration")
+	write(t, dir, "p/b.yaml", "a: 2\n")
+	expect("a new policy file")
+	if err := os.Rename(write(t, dir, "p/tmp", "a: 3\n"), filepath.Join(dir, "p/a.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	expect("a file that was replaced")
+	write(t, dir, "p/a.yaml", "a: 3\n")
+	select {
+	case <-changed:
+		t.Fatal("the same content is not a change")
+	case <-time.After(2 * settle):
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}

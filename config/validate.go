@@ -1,0 +1,176 @@
+package config
+
+import (
+	"net"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/actpass/sidecar/mapping"
+	"github.com/actpass/sidecar/strictyaml"
+)
+
+var routeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// validate checks the settings against each other. It reports everything.
+func (c *Config) validate(file string, faults *strictyaml.Faults) {
+	at := func(path string) strictyaml.Pos {
+		for p := path; ; {
+			if pos, ok := c.places[p]; ok {
+				return pos
+			}
+			i := strings.LastIndexAny(p, ".[")
+			if i < 0 {
+				return strictyaml.Pos{File: file, Line: 1, Col: 1}
+			}
+			p = p[:i]
+		}
+	}
+	oneOf := func(path, value string, allowed ...string) {
+		if !slices.Contains(allowed, value) {
+			faults.Addf(at(path), "`%s` must be one of %s, not %q%s", path, strings.Join(allowed, ", "), value, did(value, allowed))
+		}
+	}
+	modes := []string{"monitor", "warn", "enforce", "strict"}
+	oneOf("mode", c.Mode, modes...)
+	for i, o := range c.ModeOverrides {
+		p := "mode_overrides[" + strconv.Itoa(i) + "]"
+		oneOf(p+".mode", o.Mode, modes...)
+		if o.Tool == "" && o.Agent == "" {
+			faults.Addf(at(p), "`%s` names neither tool nor agent: set `mode` instead", p)
+		}
+		if slices.Index(modes, o.Mode) >= 0 && slices.Index(modes, o.Mode) < slices.Index(modes, c.Mode) {
+			faults.Addf(at(p+".mode"), "`%s.mode` %s is looser than `mode` %s: an override can only tighten", p, o.Mode, c.Mode)
+		}
+	}
+	c.validateListen(at, faults)
+	oneOf("intercept.scope", c.Intercept.Scope, "all", "mapped")
+	for i, h := range c.Intercept.Passthrough {
+		if strings.TrimSpace(h) == "" || strings.ContainsAny(h, " /@") {
+			faults.Addf(at("intercept.passthrough["+strconv.Itoa(i)+"]"), "%q is not a host pattern: write for example pinned.example.com or *.example.com:8443", h)
+		}
+	}
+	c.validateUpstream(at, faults)
+	seen := map[string]bool{}
+	for i, r := range c.Routes {
+		p := "routes[" + strconv.Itoa(i) + "]"
+		if !routeName.MatchString(r.Name) {
+			faults.Addf(at(p+".name"), "`%s.name` %q must be a lower-case DNS label, such as stripe", p, r.Name)
+		}
+		if seen[r.Name] {
+			faults.Addf(at(p+".name"), "`%s.name` %q is used twice", p, r.Name)
+		}
+		seen[r.Name] = true
+		u, err := url.Parse(r.Upstream)
+		switch {
+		case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "":
+			faults.Addf(at(p+".upstream"), "`%s.upstream` %q must be a URL such as https://api.stripe.com", p, r.Upstream)
+		case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+			faults.Addf(at(p+".upstream"), "`%s.upstream` must not have user, query or fragment", p)
+		default:
+			if _, _, err := mapping.Authority(u.Scheme, u.Host); err != nil {
+				faults.Addf(at(p+".upstream"), "`%s.upstream`: %v", p, err)
+			}
+		}
+	}
+	for i, name := range c.Mapping.Packs {
+		if _, err := mapping.Pack(name); err != nil {
+			faults.Addf(at("mapping.packs["+strconv.Itoa(i)+"]"), "%v", err)
+		}
+	}
+	oneOf("mapping.unmapped", c.Mapping.Unmapped, "generic", "deny")
+	oneOf("policy.default", c.Policy.Default, "deny", "require_approval", "allow")
+	oneOf("store.driver", c.Store.Driver, "sqlite")
+	if c.Store.DSN != "" {
+		faults.Addf(at("store.dsn"), "`store.dsn` is not used by the sqlite driver, which lives in data_dir: remove it")
+	}
+	oneOf("evidence.durability", c.Evidence.Durability, "sync", "async")
+	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	oneOf("log.format", c.Log.Format, "json", "console")
+	if c.Identity.TenantID == "" || len(c.Identity.TenantID) > 128 {
+		faults.Addf(at("identity.tenant_id"), "`identity.tenant_id` must have 1 to 128 characters")
+	}
+	if c.Identity.AgentID == "" || len(c.Identity.AgentID) > 128 {
+		faults.Addf(at("identity.agent_id"), "`identity.agent_id` must have 1 to 128 characters")
+	}
+	if c.DataDir == "" {
+		faults.Addf(at("data_dir"), "`data_dir` must name a directory")
+	}
+	if c.Limits.MaxInspectBytes < 1<<10 || c.Limits.MaxInspectBytes > 1<<30 {
+		faults.Addf(at("limits.max_inspect_bytes"), "`limits.max_inspect_bytes` must be between 1KiB and 1GiB")
+	}
+	if d := c.Limits.Hold.D(); d < 100*time.Millisecond || d > time.Hour {
+		faults.Addf(at("limits.hold"), "`limits.hold` must be between 100ms and 1h")
+	}
+	if c.Limits.MaxHolds < 1 || c.Limits.MaxHolds > 1_000_000 {
+		faults.Addf(at("limits.max_holds"), "`limits.max_holds` must be between 1 and 1000000")
+	}
+}
+
+func did(value string, allowed []string) string {
+	if hint := strictyaml.Suggest(value, allowed); strings.Contains(hint, "did you mean") {
+		return hint
+	}
+	return ""
+}
+
+// Off says that a door is closed.
+func Off(address string) bool { return address == "" || address == "off" }
+
+func (c *Config) validateListen(at func(string) strictyaml.Pos, faults *strictyaml.Faults) {
+	used := map[string]string{}
+	for _, l := range []struct{ path, address string }{
+		{"listen.proxy", c.Listen.Proxy}, {"listen.reverse", c.Listen.Reverse}, {"listen.api", c.Listen.API},
+	} {
+		if Off(l.address) {
+			continue
+		}
+		host, port, err := net.SplitHostPort(l.address)
+		n, perr := strconv.Atoi(port)
+		if err != nil || perr != nil || n < 0 || n > 65535 {
+			faults.Addf(at(l.path), "`%s` %q must be host:port, such as 127.0.0.1:8080, or off", l.path, l.address)
+			continue
+		}
+		if n == 0 {
+			continue // any free port
+		}
+		key := net.JoinHostPort(host, port)
+		if other := used[key]; other != "" {
+			faults.Addf(at(l.path), "`%s` and `%s` are the same address %s", l.path, other, key)
+		}
+		used[key] = l.path
+	}
+	if Off(c.Listen.Proxy) && Off(c.Listen.Reverse) && Off(c.Listen.API) {
+		faults.Addf(at("listen"), "every door is off: nothing would listen")
+	}
+}
+
+func (c *Config) validateUpstream(at func(string) strictyaml.Pos, faults *strictyaml.Faults) {
+	for i, s := range c.Upstream.AllowPrivate {
+		if _, err := parsePrefix(s); err != nil {
+			faults.Addf(at("upstream.allow_private["+strconv.Itoa(i)+"]"), "%v", err)
+		}
+	}
+	for i, ct := range c.Upstream.ConnectTo {
+		p := "upstream.connect_to[" + strconv.Itoa(i) + "]"
+		if _, _, err := mapping.Authority("https", ct.Host); err != nil || ct.Host == "" || strings.Contains(ct.Host, ":") && !strings.HasPrefix(ct.Host, "[") {
+			faults.Addf(at(p+".host"), "`%s.host` %q must be a host name without port", p, ct.Host)
+		}
+		if ct.Port < 1 || ct.Port > 65535 {
+			faults.Addf(at(p+".port"), "`%s.port` must be between 1 and 65535: the port that the agent uses, such as 443", p)
+		}
+		host, port, err := net.SplitHostPort(ct.Address)
+		if n, perr := strconv.Atoi(port); err != nil || host == "" || perr != nil || n < 1 || n > 65535 {
+			faults.Addf(at(p+".address"), "`%s.address` %q must be host:port, such as 127.0.0.1:12112", p, ct.Address)
+		}
+	}
+	if c.Upstream.CAFile != "" {
+		if _, err := os.Stat(c.Path(c.Upstream.CAFile)); err != nil {
+			faults.Addf(at("upstream.ca_file"), "`upstream.ca_file`: %v", err)
+		}
+	}
+}

@@ -1,0 +1,135 @@
+package config
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// settle is how long a change must rest before it is read: editors and
+// ConfigMaps write in several steps.
+const settle = 200 * time.Millisecond
+
+// Watch calls changed when the content of one of the watched files differs from
+// before, or when a file appears that a glob of c names. files tells, after
+// each call, what to watch from then on. It returns when ctx ends.
+//
+// Directories are watched, not files: an editor that renames, and a ConfigMap
+// that swaps a symbolic link, replace the file that a watch would stand on.
+func Watch(ctx context.Context, files func() (paths, globs []string), changed func()) error {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch configuration: %w", err)
+	}
+	defer w.Close()
+	follow := func() string {
+		paths, globs := files()
+		for _, p := range append(append([]string(nil), paths...), globs...) {
+			// A directory that is not there yet is met again at the next change.
+			_ = w.Add(fixedDir(p))
+		}
+		return contentHash(paths, globs)
+	}
+	last := follow()
+	var timer <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, ok := <-w.Events:
+			if !ok {
+				return nil
+			}
+			timer = time.After(settle)
+		case <-w.Errors:
+			timer = time.After(settle) // an overflow may have hidden a change
+		case <-timer:
+			timer = nil
+			if now := follow(); now != last {
+				// Remembered before the call: what changes during it is a change again.
+				last = now
+				changed()
+				follow() // the new settings may name other directories
+			}
+		}
+	}
+}
+
+// fixedDir is the longest directory of a path or glob without a meta character.
+func fixedDir(p string) string {
+	dir := filepath.Dir(p)
+	for hasMeta(dir) {
+		dir = filepath.Dir(dir)
+	}
+	return dir
+}
+
+func hasMeta(p string) bool {
+	for _, r := range p {
+		switch r {
+		case '*', '?', '[', '{':
+			return true
+		}
+	}
+	return false
+}
+
+func contentHash(paths, globs []string) string {
+	h := sha256.New()
+	var c Config
+	for _, g := range globs {
+		names, err := expand(&c, g, nil)
+		if err == nil {
+			paths = append(paths, names...)
+		}
+	}
+	for _, p := range paths {
+		data, err := os.ReadFile(p)
+		fmt.Fprintf(h, "%q %v %d\n", p, err != nil, len(data))
+		h.Write(data)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Watched are the files and globs that the settings depend on.
+func (c *Config) Watched() (paths, globs []string) {
+	if c.File == "" {
+		return nil, nil
+	}
+	paths = append(paths, c.File)
+	if c.Upstream.CAFile != "" {
+		paths = append(paths, c.Path(c.Upstream.CAFile))
+	}
+	for _, g := range append(append([]string(nil), c.Mapping.Files...), c.Policy.Files...) {
+		globs = append(globs, c.Path(g))
+	}
+	return paths, globs
+}
+
+// NeedsRestart names the first setting that differs from old and cannot change
+// while the sidecar runs, "" for none.
+func (c *Config) NeedsRestart(old *Config) string {
+	switch {
+	case c.DataDir != old.DataDir:
+		return "data_dir"
+	case c.Listen != old.Listen:
+		return "listen"
+	case c.Store != old.Store:
+		return "store"
+	case c.Evidence != old.Evidence:
+		return "evidence"
+	case c.Log != old.Log:
+		return "log"
+	case c.Upstream.ConnectTimeout != old.Upstream.ConnectTimeout:
+		return "upstream.connect_timeout"
+	case c.Upstream.ResponseTimeout != old.Upstream.ResponseTimeout:
+		return "upstream.response_timeout"
+	}
+	return ""
+}

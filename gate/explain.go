@@ -1,0 +1,177 @@
+package gate
+
+import (
+	"fmt"
+	"sort"
+	"time"
+
+	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/mapping"
+	"github.com/actpass/sidecar/policy"
+)
+
+// Explanation is every step of a judgement that was only thought through.
+type Explanation struct {
+	Request     ExplainedRequest  `json:"request"`
+	Canonical   ExplainedRequest  `json:"canonical"`
+	Ambiguous   []ExplainedDoubt  `json:"ambiguous"`
+	MappingRule string            `json:"mapping_rule"` // file:line, "" for unmapped
+	Args        []ExplainedArg    `json:"args"`
+	Problems    []ExplainedDoubt  `json:"problems"`
+	Identity    ExplainedIdentity `json:"identity"`
+	Policies    []ExplainedPolicy `json:"policies"`
+	Decision    evidence.Decision `json:"decision"`
+}
+
+// ExplainedRequest is a request line.
+type ExplainedRequest struct {
+	Method string `json:"method"`
+	URL    string `json:"url"`
+}
+
+// ExplainedDoubt is an ambiguity, or an argument that cannot be used.
+type ExplainedDoubt struct {
+	Class  string `json:"class"` // of the ambiguity, or the argument's name
+	Detail string `json:"detail"`
+	Status int    `json:"status,omitempty"` // HTTP status under enforce
+}
+
+// ExplainedArg is one argument as policy sees it.
+type ExplainedArg struct {
+	Name   string `json:"name"`
+	Value  any    `json:"value"`
+	Type   string `json:"type"`
+	Source string `json:"source"` // body, path, query, header
+}
+
+// ExplainedIdentity is who would be calling.
+type ExplainedIdentity struct {
+	TenantID string `json:"tenant_id"`
+	AgentID  string `json:"agent_id"`
+	Source   string `json:"source"`
+}
+
+// ExplainedPolicy is what one policy said.
+type ExplainedPolicy struct {
+	Name    string          `json:"name"`
+	Version int             `json:"version"`
+	At      string          `json:"at"` // file:line
+	Glob    string          `json:"glob"`
+	Rules   []ExplainedRule `json:"rules"`
+	Limits  []string        `json:"limits"`
+}
+
+// ExplainedRule is one rule of a policy.
+type ExplainedRule struct {
+	Name     string `json:"name"`
+	Line     int    `json:"line"`
+	When     string `json:"when"`
+	Result   string `json:"result"` // matched, not matched, error, not tried
+	Decision string `json:"decision"`
+	Reason   string `json:"reason_code"`
+	Error    string `json:"error,omitempty"`
+}
+
+// explainedBody is a body that is there already.
+type explainedBody []byte
+
+func (b explainedBody) Peek(max int64) ([]byte, bool, error) {
+	if int64(len(b)) > max {
+		return b[:max], false, nil
+	}
+	return b, true, nil
+}
+
+// Explain judges a call as Check does, without recording, reserving or sending.
+func (r *Rules) Explain(head *mapping.Request, body []byte, user, goal string, now time.Time) Explanation {
+	c := &call{
+		Request: &Request{Door: DoorForward, Identity: r.Identity, UserID: user, Goal: goal, Head: *head, Body: explainedBody(body)},
+		rules:   r, started: now,
+	}
+	c.read(r.MaxInspect)
+	v := c.rules.decide(c.reading.Calls, c.Identity, user, goal, now)
+	v.refuse = closedBy(c.reading.Ambiguous)
+	v.passport = passportUnneeded
+	if risky(v.risk) {
+		v.passport = passportAbsent
+	}
+	if c.match.Rule == nil && c.match.UnmappedDenied() && v.effect != policy.Deny && v.refuse == nil {
+		v.effect, v.policy = policy.Deny, c.unmapped()
+	}
+	c.mode = r.modeFor(v.call.Tool, c.Identity, "")
+	x := Explanation{
+		Request:   ExplainedRequest{head.Method, head.Scheme + "://" + head.Authority + head.Target},
+		Canonical: ExplainedRequest{c.match.Method, c.match.URL()},
+		Ambiguous: []ExplainedDoubt{}, Args: []ExplainedArg{}, Problems: []ExplainedDoubt{}, Policies: []ExplainedPolicy{},
+		Identity: ExplainedIdentity{c.Identity.TenantID, c.Identity.AgentID, c.Identity.Source},
+		Decision: r.render(&v, c.mode, ""),
+	}
+	for _, a := range c.reading.Ambiguous {
+		x.Ambiguous = append(x.Ambiguous, ExplainedDoubt{a.Class, a.Detail, a.Status})
+	}
+	if v.call.Rule.File != "" {
+		x.MappingRule = fmt.Sprintf("%s:%d", v.call.Rule.File, v.call.Rule.Line)
+	}
+	x.Args = explainArgs(v.call)
+	for _, p := range v.call.Problems {
+		x.Problems = append(x.Problems, ExplainedDoubt{Class: p.Arg, Detail: p.Detail})
+	}
+	for _, s := range r.Policy.Explain(policyInput(v.call, c.Identity, user, goal, now)) {
+		x.Policies = append(x.Policies, explainPolicy(s))
+	}
+	return x
+}
+
+func explainArgs(c *mapping.Call) []ExplainedArg {
+	list := []ExplainedArg{}
+	for _, ns := range []struct {
+		source, prefix string
+		values         map[string]any
+	}{{"args", "args.", c.Args}, {"path", "path.", c.Path}, {"query", "query.", c.Query}, {"header", "header.", c.Header}} {
+		names := make([]string, 0, len(ns.values))
+		for name := range ns.values {
+			names = append(names, name)
+		}
+		sort.Strings(names)
+		for _, name := range names {
+			list = append(list, ExplainedArg{ns.prefix + name, ns.values[name], typeName(ns.values[name]), ns.source})
+		}
+	}
+	return list
+}
+
+func typeName(v any) string {
+	switch v.(type) {
+	case int64:
+		return "integer"
+	case float64:
+		return "number"
+	case bool:
+		return "boolean"
+	case string:
+		return "string"
+	case nil:
+		return "null"
+	case []any:
+		return "array"
+	}
+	return "object"
+}
+
+func explainPolicy(s policy.Step) ExplainedPolicy {
+	p := ExplainedPolicy{
+		Name: s.Policy, Version: s.Version, At: fmt.Sprintf("%s:%d", s.Pos.File, s.Pos.Line), Glob: s.Glob,
+		Rules: []ExplainedRule{}, Limits: []string{},
+	}
+	for _, rs := range s.Rules {
+		p.Rules = append(p.Rules, ExplainedRule{rs.Name, rs.Pos.Line, rs.When, rs.Result, rs.Decision, rs.Reason, rs.Error})
+	}
+	for _, l := range s.Limits {
+		text := fmt.Sprintf("%s: would use %d under key %s", l.Name, l.Amount, l.Key)
+		if l.Error != "" {
+			text = l.Name + ": " + l.Error
+		}
+		p.Limits = append(p.Limits, text)
+	}
+	return p
+}

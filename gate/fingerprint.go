@@ -1,0 +1,106 @@
+package gate
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"hash"
+	"sort"
+	"strings"
+
+	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/mapping"
+)
+
+type mappingAmbiguity = mapping.Ambiguity
+
+// volatile headers change between an SDK's own attempts at one call. Everything
+// else is part of what a human approved.
+var volatile = map[string]bool{
+	"Date": true, "User-Agent": true, "Accept-Encoding": true, "Content-Length": true,
+	"Traceparent": true, "Tracestate": true, "Baggage": true, "Sentry-Trace": true,
+	"X-Request-Id": true, "X-Correlation-Id": true, "X-Amzn-Trace-Id": true,
+	"X-Stripe-Client-Telemetry": true, "X-Stainless-Retry-Count": true, "X-Stainless-Read-Timeout": true,
+	"X-Stainless-Timeout": true, "X-Amz-Date": true, "Amz-Sdk-Request": true, "Amz-Sdk-Invocation-Id": true,
+	"X-B3-Traceid": true, "X-B3-Spanid": true, "X-B3-Parentspanid": true, "X-B3-Sampled": true, "B3": true,
+	"X-Datadog-Trace-Id": true, "X-Datadog-Parent-Id": true, "X-Datadog-Sampling-Priority": true, "Newrelic": true,
+}
+
+// fingerprint names one exact call: tenant, agent, method, canonical URL, the
+// query and body as sent, and every header that is not volatile. Each part is
+// length-prefixed, so no two calls share one by moving bytes between parts.
+func fingerprint(c *call) string {
+	h := sha256.New()
+	for _, s := range []string{c.Identity.TenantID, c.Identity.AgentID, c.match.Method, c.match.URL(), c.Head.Target} {
+		part(h, s)
+	}
+	names := make([]string, 0, len(c.Head.Header))
+	for name := range c.Head.Header {
+		if !volatile[name] {
+			names = append(names, name)
+		}
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		for _, v := range c.Head.Header[name] {
+			if name == "Authorization" && strings.HasPrefix(v, "AWS4-") {
+				// A signature covers the time of signing: the credential names the caller.
+				v, _, _ = strings.Cut(v, "/")
+			}
+			part(h, name)
+			part(h, v)
+		}
+	}
+	part(h, "")
+	part(h, string(c.out.Body))
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+func part(h hash.Hash, s string) { fmt.Fprintf(h, "%d:%s", len(s), s) }
+
+// approvalOf is the question that a held call puts.
+func (g *Gate) approvalOf(c *call) Approval {
+	a := g.ask(c)
+	a.Fingerprint = fingerprint(c)
+	return a
+}
+
+func (g *Gate) ask(c *call) Approval {
+	v := &c.verdict
+	now := g.now()
+	a := Approval{
+		ID: newID("apr_"), TenantID: c.Identity.TenantID, AgentID: c.Identity.AgentID, KeyID: c.Identity.KeyID,
+		UserID: clip(c.UserID), Goal: clip(c.Goal), EventID: c.id,
+		Tool: v.call.Tool, Resource: v.call.Resource, Risk: v.risk,
+		Args: c.event.Args, Request: c.event.Request,
+		ReasonCode: v.policy.ReasonCode, Summary: v.policy.Summary,
+		Policy: v.policy.Policy, Rule: v.policy.Rule, RuleHash: v.policy.RuleHash,
+		Required: 1, State: ApprovalPending, CreatedAt: now,
+		ExpiresAt: now.Add(defaultExpires), UseWithin: defaultUseWithin,
+	}
+	if p := v.policy.Approval; p != nil {
+		a.Approvers, a.Required = p.Approvers, max(1, p.Required)
+		if p.Expires > 0 {
+			a.ExpiresAt = now.Add(p.Expires)
+		}
+		if p.UseWithin > 0 {
+			a.UseWithin = p.UseWithin
+		}
+	}
+	return a
+}
+
+// fingerprintPreflight names an action that no HTTP request carries.
+func fingerprintPreflight(id Identity, tool, resource string, args map[string]any, key string) string {
+	h := sha256.New()
+	for _, s := range []string{"preflight", id.TenantID, id.AgentID, tool, resource, key} {
+		part(h, s)
+	}
+	b, err := json.Marshal(args) // sorted keys
+	if err != nil {
+		b = fmt.Appendf(nil, "%#v", evidence.Redact(args, nil, nil))
+	}
+	part(h, string(b))
+	return hex.EncodeToString(h.Sum(nil))
+}

@@ -1,0 +1,283 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/policy"
+)
+
+// pollEvery is how often a held call asks the store, for decisions that were
+// made by another process.
+const pollEvery = time.Second
+
+// retryAfter is what a client is told to wait before it comes back to a hold
+// that goes on.
+const retryAfter = 5 * time.Second
+
+// maxHeldBody bounds the body that a held call keeps in memory where the
+// mapping did not ask for it.
+const heldNote = "a call that waits for a human must be readable as a whole"
+
+// hold parks a call until a human decides, the budget is over, or the client
+// goes. No upstream connection exists meanwhile.
+//
+// If we crash while it waits, nothing was sent: the approval stands as a record
+// and the client's own retry attaches to it.
+func (g *Gate) hold(ctx context.Context, c *call) (*Permit, *Refusal) {
+	if err := c.readBody(c.rules.MaxInspect); err != nil {
+		a := malformedBody(err)
+		c.verdict.refuse = closedBy([]mappingAmbiguity{a})
+		return nil, g.block(ctx, c)
+	}
+	if c.Body != nil && !c.out.Whole {
+		c.verdict.refuse = &closed{413, ReasonTooLarge, heldNote + ", and the body is larger than limits.max_inspect_bytes"}
+		return nil, g.block(ctx, c)
+	}
+	c.describeBody()
+	a := g.approvalOf(c)
+	if last, err := g.store.LatestApproval(ctx, a.TenantID, a.Fingerprint); err == nil {
+		if ref := g.settled(ctx, c, last); ref != nil {
+			return nil, ref
+		}
+	} else if !errors.Is(err, ErrNotFound) {
+		return nil, g.storeDown(ctx, c, err)
+	}
+	got, opened, err := g.store.OpenApproval(ctx, a, c.rules.MaxHolds)
+	switch {
+	case errors.Is(err, ErrTooMany):
+		c.verdict.refuse = &closed{429, ReasonTooMany, "too many calls wait for a human already"}
+		return nil, g.block(ctx, c)
+	case err != nil:
+		return nil, g.storeDown(ctx, c, err)
+	}
+	d := c.rules.render(&c.verdict, c.mode, c.id)
+	d.ApprovalRequestID = got.ID
+	c.event.Decision = d
+	c.event.Approval = &evidence.Approval{ID: got.ID, State: got.State}
+	c.event.Outcome = &evidence.Outcome{State: evidence.StateHeld}
+	if err := g.record(ctx, &c.event); err != nil {
+		return nil, g.unrecordable(c, err)
+	}
+	g.decided(&d)
+	if opened {
+		g.recordTransitions(ctx)
+	}
+	return g.wait(ctx, c, got)
+}
+
+// wait blocks until the approval is decided, and then goes on with the call.
+func (g *Gate) wait(ctx context.Context, c *call, a Approval) (*Permit, *Refusal) {
+	g.observer.Holds(int(g.held.Add(1)))
+	defer func() { g.observer.Holds(int(g.held.Add(-1))) }()
+	budget := time.NewTimer(c.rules.Hold)
+	defer budget.Stop()
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	changed, stop := g.waits.join(a.ID)
+	defer stop()
+	for {
+		// The first look comes after joining, so a decision between opening and
+		// joining is not missed.
+		now, err := g.store.GetApproval(ctx, a.TenantID, a.ID)
+		if err == nil && now.State != ApprovalPending {
+			return g.decidedHold(ctx, c, now)
+		}
+		if err != nil && ctx.Err() == nil {
+			g.Fault("store", fmt.Errorf("look at approval %s: %w", a.ID, err))
+		}
+		select {
+		case <-changed:
+		case <-poll.C:
+		case <-budget.C:
+			return nil, g.stillHeld(ctx, c, a.ID, "")
+		case <-ctx.Done():
+			return nil, g.stillHeld(ctx, c, a.ID, "the client went away while it waited")
+		}
+	}
+}
+
+// stillHeld tells the client to come back: its retry attaches to the same hold.
+func (g *Gate) stillHeld(ctx context.Context, c *call, approval, why string) *Refusal {
+	_ = g.recordOutcome(ctx, c.id, evidence.Outcome{State: evidence.StateHeld, Status: 503, DurationMS: g.since(c.started), Error: why})
+	d := c.event.Decision
+	r := c.refusal(503, d)
+	r.Retry, r.RetryAfter, r.Approval = true, retryAfter, approval
+	r.Sentence = fmt.Sprintf("ActPass holds this call for a human: %s on %s. %s It was not sent. Approval request %s is open; send the same call again to wait for it. Evidence: %s.",
+		d.Tool, d.Resource, d.Explain.Summary, approval, c.id)
+	return r
+}
+
+// settled answers a call whose approval has been decided against, or used,
+// already; nil when a new hold may be opened.
+func (g *Gate) settled(ctx context.Context, c *call, a Approval) *Refusal {
+	var status int
+	var code, what string
+	switch a.State {
+	case ApprovalDenied:
+		status, code, what = 403, ReasonDenied, "a human denied this call"+reasonOf(a)
+	case ApprovalConsumed:
+		status, code, what = 409, ReasonConsumed, "the approval of this exact call was used already; it was sent once, under event "+a.ConsumedBy
+	default:
+		return nil
+	}
+	if g.now().Sub(lastMove(a)) > settledFor(a) {
+		return nil
+	}
+	return g.refuseApproval(ctx, c, a, status, code, what, false)
+}
+
+// settledFor is how long a settled approval answers for retries of its call.
+func settledFor(a Approval) time.Duration {
+	if a.UseWithin > 0 {
+		return a.UseWithin
+	}
+	return 15 * time.Minute
+}
+
+func lastMove(a Approval) time.Time {
+	if !a.DecidedAt.IsZero() {
+		return a.DecidedAt
+	}
+	return a.CreatedAt
+}
+
+func reasonOf(a Approval) string {
+	for i := len(a.Votes) - 1; i >= 0; i-- {
+		if r := a.Votes[i].Reason; r != "" {
+			return ": " + clip(r)
+		}
+	}
+	return ""
+}
+
+// refuseApproval refuses for what became of an approval. held says that the
+// event of this call stands already and only its outcome is missing.
+func (g *Gate) refuseApproval(ctx context.Context, c *call, a Approval, status int, code, what string, held bool) *Refusal {
+	d := c.rules.render(&c.verdict, c.mode, c.id)
+	d.Decision, d.ReasonCode, d.Enforcement = policy.Deny.String(), code, enforceBlock
+	d.ApprovalRequestID = a.ID
+	d.Explain.Summary = sentence(what)
+	d.Explain.NextSteps = []string{"Do not retry it unchanged."}
+	state := evidence.StateBlocked
+	if held {
+		_ = g.recordOutcome(ctx, c.id, evidence.Outcome{State: state, Status: status, DurationMS: g.since(c.started), Error: code})
+	} else {
+		c.event.Decision = d
+		c.event.Approval = &evidence.Approval{ID: a.ID, State: a.State}
+		c.event.Outcome = &evidence.Outcome{State: state, Status: status}
+		if err := g.record(ctx, &c.event); err != nil {
+			return g.unrecordable(c, err)
+		}
+		g.decided(&d)
+	}
+	g.release(c.Identity.TenantID, c.id)
+	r := c.refusal(status, d)
+	r.Approval = a.ID
+	return r
+}
+
+// decidedHold goes on with a call whose approval is not pending any more.
+func (g *Gate) decidedHold(ctx context.Context, c *call, a Approval) (*Permit, *Refusal) {
+	switch a.State {
+	case ApprovalApproved:
+		return g.release1(ctx, c, a)
+	case ApprovalDenied:
+		return nil, g.refuseApproval(ctx, c, a, 403, ReasonDenied, "a human denied this call"+reasonOf(a), true)
+	case ApprovalExpired:
+		return nil, g.refuseApproval(ctx, c, a, 403, ReasonExpired, "nobody decided in time, or the approval was not used in time", true)
+	case ApprovalConsumed:
+		return nil, g.refuseApproval(ctx, c, a, 409, ReasonConsumed, "the approval of this exact call was used by another attempt, event "+a.ConsumedBy, true)
+	}
+	return nil, g.refuseApproval(ctx, c, a, 403, ReasonCancelled, "the approval request was cancelled", true)
+}
+
+// release1 uses an approval for this one call.
+//
+// The order matters. The policy now in force judges again; then the approval
+// is consumed, durably; then the release is on record, durably; only then does
+// the permit exist. A crash after consuming and before sending loses the call,
+// never doubles it: the event stays without an outcome and becomes ambiguous.
+func (g *Gate) release1(ctx context.Context, c *call, a Approval) (*Permit, *Refusal) {
+	rules := g.rules.Load()
+	again := rules.decide(c.reading.Calls, c.Identity, c.UserID, c.Goal, g.now())
+	switch {
+	case again.effect == policy.Deny:
+		c.rules, c.verdict.policy, c.verdict.effect = rules, again.policy, again.effect
+		return nil, g.refuseApproval(ctx, c, a, 403, again.policy.ReasonCode,
+			"it was approved, but the policy now in force denies it: "+again.policy.Summary, true)
+	case again.effect == policy.RequireApproval && again.policy.RuleHash != a.RuleHash && rules != c.rules:
+		return nil, g.refuseApproval(ctx, c, a, 403, again.policy.ReasonCode,
+			"it was approved under a rule that has changed since; send it again to ask under the new rule", true)
+	}
+	used, err := g.store.Consume(ctx, a.TenantID, a.ID, c.id, g.now())
+	switch {
+	case errors.Is(err, ErrIllegalState):
+		now, err := g.store.GetApproval(ctx, a.TenantID, a.ID)
+		if err == nil && now.State != ApprovalApproved {
+			return g.decidedHold(ctx, c, now)
+		}
+		return nil, g.refuseApproval(ctx, c, a, 403, ReasonExpired, "the approval was not used in time", true)
+	case err != nil:
+		return nil, g.refuseApproval(ctx, c, a, 503, ReasonApprovals, "the approval could not be used, because the store did not answer", true)
+	}
+	g.recordTransitions(ctx)
+	g.waits.wake(a.ID)
+	if err := g.recordOutcome(ctx, c.id, evidence.Outcome{State: evidence.StatePending}); err != nil {
+		return nil, g.refuseApproval(ctx, c, used, 503, ReasonEvidence, "the release could not be put on record, so nothing was sent", true)
+	}
+	c.out.Once = true
+	return &Permit{
+		gate: g, out: c.out, decision: c.event.Decision, started: c.started, tenant: c.Identity.TenantID,
+		recorded: true, reserved: len(c.verdict.policy.Limits) > 0,
+	}, nil
+}
+
+func (g *Gate) storeDown(ctx context.Context, c *call, err error) *Refusal {
+	g.Fault("store", fmt.Errorf("open an approval: %w", err))
+	c.fault("the store did not answer, so no approval could be asked for")
+	c.verdict.refuse = &closed{503, ReasonApprovals, "this call needs a human, and no approval could be asked for, because the store did not answer"}
+	return g.block(ctx, c)
+}
+
+// waiters wakes the calls that wait for one approval.
+type waiters struct {
+	mu sync.Mutex
+	m  map[string]map[chan struct{}]struct{}
+}
+
+func (w *waiters) join(id string) (changed <-chan struct{}, stop func()) {
+	ch := make(chan struct{}, 1)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.m == nil {
+		w.m = make(map[string]map[chan struct{}]struct{})
+	}
+	if w.m[id] == nil {
+		w.m[id] = make(map[chan struct{}]struct{})
+	}
+	w.m[id][ch] = struct{}{}
+	return ch, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.m[id], ch)
+		if len(w.m[id]) == 0 {
+			delete(w.m, id)
+		}
+	}
+}
+
+func (w *waiters) wake(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for ch := range w.m[id] {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
+	}
+}

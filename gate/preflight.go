@@ -1,0 +1,203 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/mapping"
+	"github.com/actpass/sidecar/policy"
+)
+
+// Preflight is the body of the preflight call, decoded.
+type Preflight struct {
+	Tool           string
+	Resource       string
+	Args           map[string]any // JSON; json.Number or float64 or int64 for numbers
+	AgentID        string
+	UserID         string
+	Goal           string
+	Mode           string // "" or one that tightens
+	Passport       string
+	IdempotencyKey string
+	Intent         string // "" or "execute"
+}
+
+// IntentExecute says that the caller will run the action itself if it may.
+const IntentExecute = "execute"
+
+func (p *Preflight) check() error {
+	switch {
+	case p.Tool == "":
+		return &FieldError{"tool", "is required, for example \"stripe.refund.create\""}
+	case len(p.Tool) > clipLen || !printable(p.Tool):
+		return &FieldError{"tool", "must be a name of at most 256 printable characters"}
+	case p.AgentID == "":
+		return &FieldError{"agent_id", "is required: which agent would act"}
+	case len(p.AgentID) > clipLen || !printable(p.AgentID):
+		return &FieldError{"agent_id", "must be a name of at most 256 printable characters"}
+	case len(p.Resource) > 2048:
+		return &FieldError{"resource", "must be at most 2048 characters"}
+	case p.Mode != "" && !ValidMode(p.Mode):
+		return &FieldError{"mode", "must be monitor, warn, enforce or strict"}
+	case p.Intent != "" && p.Intent != IntentExecute:
+		return &FieldError{"intent", "must be absent or \"execute\""}
+	case len(p.IdempotencyKey) > clipLen:
+		return &FieldError{"idempotency_key", "must be at most 256 characters"}
+	}
+	return nil
+}
+
+func printable(s string) bool {
+	return strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == 0xfffd }) < 0
+}
+
+// Preflight judges without sending. refused says that the answer is a deny
+// under enforce or strict (HTTP 403). Errors: *FieldError, ErrNotAllowed (the key
+// speaks for another agent), ErrUnavailable under enforce and strict when store
+// or ledger fail.
+func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evidence.Decision, refused bool, err error) {
+	if err := p.check(); err != nil {
+		return evidence.Decision{}, false, err
+	}
+	if id.BoundAgent != "" && id.BoundAgent != p.AgentID {
+		return evidence.Decision{}, false, fmt.Errorf("%w: the key speaks for agent %q, not %q", ErrNotAllowed, id.BoundAgent, clip(p.AgentID))
+	}
+	id.AgentID = p.AgentID
+	rules := g.rules.Load()
+	if rules == nil {
+		return evidence.Decision{}, false, fmt.Errorf("%w: no policy is loaded yet", ErrUnavailable)
+	}
+	c := &call{
+		Request: &Request{Door: DoorAPI, Identity: id, UserID: p.UserID, Goal: p.Goal, Passport: p.Passport},
+		rules:   rules, started: g.now(), id: newID("ev_"), match: &mapping.Match{},
+	}
+	one := mapping.Call{Tool: p.Tool, Resource: p.Resource, Risk: mapping.RiskHigh}
+	if info, known := rules.Mapping.Tool(p.Tool); known {
+		one.Risk = info.Risk
+	}
+	one.Args, one.Secret, one.Problems = rules.Mapping.TypeArgs(p.Tool, p.Args)
+	c.reading.Calls = []mapping.Call{one}
+	c.judgePreflight(g, p.Mode)
+	v := &c.verdict
+	if v.effect != policy.Deny && len(v.policy.Limits) > 0 && v.do(c.mode) != enforceBlock {
+		g.limitPreflight(ctx, c, p.Intent == IntentExecute)
+	}
+	d = rules.render(v, c.mode, c.id)
+	if d.Enforcement == enforceHold {
+		if d.ApprovalRequestID, err = g.openPreflight(ctx, c, p); err != nil {
+			if errors.Is(err, ErrTooMany) {
+				return evidence.Decision{}, false, err
+			}
+			return evidence.Decision{}, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		c.event.Approval = &evidence.Approval{ID: d.ApprovalRequestID, State: ApprovalPending}
+	}
+	c.event.Decision = d
+	c.event.Outcome = preflightOutcome(&d, p.Intent)
+	if err := g.record(ctx, &c.event); err != nil && blocking(c.mode) {
+		g.release(id.TenantID, c.id)
+		return evidence.Decision{}, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	g.decided(&d)
+	if d.ApprovalRequestID != "" {
+		g.recordTransitions(ctx)
+	}
+	return d, d.Enforcement == enforceBlock, nil
+}
+
+// ErrUnavailable means that a decision could not be made or recorded, and that
+// the mode does not let anything pass without one.
+var ErrUnavailable = errors.New(ReasonEvidence)
+
+func (c *call) judgePreflight(g *Gate, asked string) {
+	v := c.rules.decide(c.reading.Calls, c.Identity, c.UserID, c.Goal, c.started)
+	c.mode = c.rules.modeFor(v.call.Tool, c.Identity, asked)
+	v.passport = passportUnneeded
+	switch {
+	case c.Passport != "":
+		v.passport = passportInvalid
+	case risky(v.risk):
+		v.passport = passportAbsent
+	}
+	c.verdict = v
+	c.describe(g, nil)
+	c.event.Request = nil // there is none
+}
+
+// preflightOutcome: a pure question is over when it is answered; an action that
+// the caller runs itself waits for the caller's word.
+func preflightOutcome(d *evidence.Decision, intent string) *evidence.Outcome {
+	switch {
+	case d.Enforcement == enforceBlock:
+		return &evidence.Outcome{State: evidence.StateBlocked}
+	case d.Enforcement == enforceHold:
+		return &evidence.Outcome{State: evidence.StateHeld}
+	case intent == IntentExecute:
+		return &evidence.Outcome{State: evidence.StatePending}
+	}
+	return nil
+}
+
+// limitPreflight looks at the limits, and takes a share only for an action that
+// will be executed.
+func (g *Gate) limitPreflight(ctx context.Context, c *call, execute bool) {
+	if execute {
+		g.reserve(ctx, c)
+		return
+	}
+	uses := limitUses(c.verdict.policy.Limits)
+	used, err := g.store.Usage(ctx, c.Identity.TenantID, uses, c.started)
+	if err != nil {
+		g.Fault("store", fmt.Errorf("look at limits: %w", err))
+		c.fault("limits could not be checked: the store did not answer")
+		c.verdict.refuse = &closed{503, ReasonStore, "the limits on this call could not be checked, because the store did not answer"}
+		return
+	}
+	for i, u := range uses {
+		if used[i]+u.Amount > u.Max {
+			l := c.verdict.policy.Limits[i]
+			c.verdict.policy = c.verdict.policy.Exceeded(l.Limit, used[i], u.Max-used[i])
+			c.verdict.effect = c.verdict.policy.Effect
+			c.event.Flags = append(c.event.Flags, "limit.exceeded")
+			return
+		}
+	}
+}
+
+func (g *Gate) openPreflight(ctx context.Context, c *call, p Preflight) (string, error) {
+	a := g.ask(c)
+	a.Fingerprint = fingerprintPreflight(c.Identity, p.Tool, p.Resource, c.reading.Calls[0].Args, p.IdempotencyKey)
+	got, _, err := g.store.OpenApproval(ctx, a, c.rules.MaxHolds)
+	if err != nil {
+		g.Fault("store", fmt.Errorf("open an approval: %w", err))
+		return "", fmt.Errorf("open an approval: %w", err)
+	}
+	return got.ID, nil
+}
+
+// ReportOutcome takes the caller's word on an action that it executed itself
+// after a preflight with intent execute. state: succeeded, failed, unknown.
+// pending is the event's own tenant and agent, looked up by the door.
+func (g *Gate) ReportOutcome(ctx context.Context, id Identity, eventID, state string, status int, message string) error {
+	o := evidence.Outcome{Status: status, Error: clipTo(message, 512)}
+	switch state {
+	case "succeeded":
+		o.State = evidence.StateForwarded
+	case "failed":
+		o.State = evidence.StateForwarded
+		if o.Error == "" {
+			o.Error = "failed"
+		}
+		if status >= 400 && status < 500 {
+			g.release(id.TenantID, eventID)
+		}
+	case "unknown":
+		o.State = evidence.StateAmbiguous
+	default:
+		return &FieldError{"state", "must be succeeded, failed or unknown"}
+	}
+	return g.recordOutcome(ctx, eventID, o)
+}
