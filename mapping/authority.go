@@ -108,7 +108,7 @@ func plainPort(p string) bool {
 // strictIDNA accepts only names that are already in their canonical Unicode
 // form; lenientIDNA maps as browsers do, for the best effort.
 var (
-	strictIDNA  = idna.New(idna.ValidateLabels(true), idna.VerifyDNSLength(true), idna.BidiRule(), idna.StrictDomainName(true))
+	strictIDNA  = idna.New(idna.ValidateForRegistration())
 	lenientIDNA = idna.New(idna.MapForLookup(), idna.Transitional(false))
 )
 

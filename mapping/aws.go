@@ -10,7 +10,7 @@ import (
 // in the query of a request without a body. Dotted names nest: Filter.1.Name is
 // args.Filter["1"].Name.
 func readAWSQuery(in *input) {
-	args := map[string]any{}
+	var args map[string]any
 	body, ok := in.decoded()
 	if !ok {
 		return

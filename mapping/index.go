@@ -198,7 +198,7 @@ func (q *search) walk(n *node, i int) {
 			}
 		}
 	}
-	if n.tail != nil && (q.empty || !slices.Contains(q.segs[i:], "") || i == 0 && len(q.segs) == 1) {
+	if n.tail != nil && (q.empty || plainRest(q.segs[i:]) || i == 0 && len(q.segs) == 1) {
 		q.take(n.tail)
 	}
 	if n.deep != nil {
@@ -209,6 +209,15 @@ func (q *search) walk(n *node, i int) {
 			}
 		}
 	}
+}
+
+// plainRest says whether a final ** takes these segments: at least one, none
+// empty but for a final slash.
+func plainRest(rest []string) bool {
+	if n := len(rest); n > 1 && rest[n-1] == "" {
+		rest = rest[:n-1]
+	}
+	return !slices.Contains(rest, "")
 }
 
 // sites calls f with each site that a host and port belong to.

@@ -1,0 +1,73 @@
+package mapping
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func manyRules(n int) string {
+	var b strings.Builder
+	b.WriteString("rules:\n")
+	for i := range n {
+		fmt.Fprintf(&b, "  - { match: { host: api%d.example.com, methods: [POST], path: \"/v1/things%d/{id}\" }, tool: t.t%d, args: form, resource: \"t:{path.id}\" }\n", i%50, i/50, i)
+	}
+	return b.String()
+}
+
+func BenchmarkMatch(b *testing.B) {
+	for _, n := range []int{10, 1000, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			s := mustCompile(b, manyRules(n))
+			last := n - 1
+			req := &Request{Method: "POST", Scheme: "https", Authority: fmt.Sprintf("api%d.example.com:443", last%50), Target: fmt.Sprintf("/v1/things%d/x1", last/50)}
+			if m := s.Match(req); m.Rule == nil || len(m.Ambiguous) > 0 {
+				b.Fatal("not matched")
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				s.Match(req)
+			}
+		})
+	}
+}
+
+func BenchmarkForm(b *testing.B) {
+	s := mustCompile(b, stripeRules)
+	req, body := form("charge=ch_3OqYJ2LkdIwHu7ix0z9v1c2d&amount=4900&currency=usd&reason=requested_by_customer&metadata[order_id]=6735&metadata[customer]=cus_NffrFeUfNV2Hib&metadata[agent]=support_agent&expand[]=charge&expand[]=payment_intent&refund_application_fee=true&reverse_transfer=false&instructions_email=jenny.rosen%40example.com&description=" + strings.Repeat("x", 220))
+	req.Host = "api.stripe.com"
+	req.Header = map[string][]string{
+		"Content-Type": {"application/x-www-form-urlencoded"}, "Authorization": {"Bearer sk_test_1"}, "Idempotency-Key": {"7f3a"},
+		"User-Agent": {"Stripe/v1 PythonBindings/7.1.0"}, "Stripe-Version": {"2024-06-20"}, "X-Stripe-Client-User-Agent": {"{}"},
+		"Accept": {"*/*"}, "Accept-Encoding": {"gzip"}, "Content-Length": {fmt.Sprint(len(body))},
+	}
+	b.SetBytes(int64(len(body)))
+	b.ReportAllocs()
+	for b.Loop() {
+		m := s.Match(req)
+		if r := m.Read(body, true); len(r.Ambiguous) > 0 {
+			b.Fatal(r.Ambiguous)
+		}
+	}
+}
+
+func BenchmarkJSON(b *testing.B) {
+	s := mustCompile(b, stripeRules)
+	req, body := post("/v2/money", "application/json", `{"amount":4900,"currency":"usd","live":true,"to":{"account":"acct_1","memo":"`+strings.Repeat("x", 300)+`"},"rate":1.25,"tags":["a","b","c"]}`)
+	b.SetBytes(int64(len(body)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if r := s.Match(req).Read(body, true); len(r.Ambiguous) > 0 {
+			b.Fatal(r.Ambiguous)
+		}
+	}
+}
+
+func BenchmarkUnmapped(b *testing.B) {
+	s := mustCompile(b, stripeRules)
+	req := &Request{Method: "GET", Scheme: "https", Authority: "example.com:443", Host: "example.com", Target: "/a/b/c?x=1&y=2", Header: map[string][]string{"Accept": {"*/*"}}}
+	b.ReportAllocs()
+	for b.Loop() {
+		s.Match(req).Read(nil, false)
+	}
+}
