@@ -149,17 +149,22 @@ func (v *Verifier) Seal() *Fault {
 
 // End says that the log ends here, and checks what Expect demanded.
 func (v *Verifier) End() *Fault {
-	if v.fault != nil {
-		return v.fault
+	if c, short := v.Short(); v.fault == nil && short {
+		return v.fail(v.good.Size(), "", fmt.Sprintf(
+			"it is missing: a published checkpoint of %s covers %d records, the log ends after %d",
+			c.Time.UTC().Format(TimeLayout), c.Size, v.good.Size()))
 	}
+	return v.fault
+}
+
+// Short gives the first expected checkpoint that covers more than was found good.
+func (v *Verifier) Short() (Checkpoint, bool) {
 	for _, c := range v.expect {
 		if c.Size > v.good.Size() {
-			return v.fail(v.good.Size(), "", fmt.Sprintf(
-				"it is missing: a published checkpoint of %s covers %d records, the log ends after %d",
-				c.Time.UTC().Format(TimeLayout), c.Size, v.good.Size()))
+			return c, true
 		}
 	}
-	return nil
+	return Checkpoint{}, false
 }
 
 func (v *Verifier) header(h *Header) *Fault {

@@ -1,0 +1,171 @@
+package evidence
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+var testKey = []byte("0123456789abcdef0123456789abcdef")
+
+func hashed(t *testing.T, v any) string {
+	t.Helper()
+	m, ok := v.(map[string]any)
+	if !ok || len(m) != 1 {
+		t.Fatalf("not redacted: %v", v)
+	}
+	s, _ := m[RedactedKey].(string)
+	if !strings.HasPrefix(s, "hmac:") || len(s) != len("hmac:")+16 {
+		t.Fatalf("not a keyed hash: %v", v)
+	}
+	return s
+}
+
+func TestRedactPathsAndNames(t *testing.T) {
+	args := map[string]any{
+		"amount": int64(4900), "currency": "usd", "note": "hello",
+		"tax_id": "T-1", "owner": map[string]any{"tax_id": "T-1", "name": "Ann"},
+		"people":  []any{map[string]any{"tax_id": "T-2"}, map[string]any{"tax_id": "T-1"}},
+		"api_key": "k", "apiKey": "k", "API-Key": "k", "Authorization": "k", "client_secret": "k", "x": map[string]any{"y": []any{map[string]any{"password": "k"}}},
+		"card":       map[string]any{"number": "4242 4242 4242 4242", "cvc": "123", "exp_month": int64(12)},
+		"number":     "17",
+		"max_tokens": int64(100), "next_page_token": "p", "access_token": "", "refresh_token": nil, "device_token": "k",
+		"bearer_text": "Bearer abcdefghijkl", "key": "sk_live_abcdefghijkl", "a.b": "dotted",
+	}
+	secret := []string{"owner.tax_id", "people.tax_id", "a.b"}
+	got := Redact(args, secret, testKey)
+
+	if got["tax_id"] != "T-1" {
+		t.Error("a path matched another place")
+	}
+	owner, _ := got["owner"].(map[string]any)
+	people, _ := got["people"].([]any)
+	first, _ := people[0].(map[string]any)
+	second, _ := people[1].(map[string]any)
+	if hashed(t, owner["tax_id"]) != hashed(t, second["tax_id"]) {
+		t.Error("equal values have different hashes")
+	}
+	if hashed(t, owner["tax_id"]) == hashed(t, first["tax_id"]) {
+		t.Error("different values have one hash")
+	}
+	for _, k := range []string{"api_key", "apiKey", "API-Key", "Authorization", "client_secret", "device_token", "bearer_text", "key", "a.b"} {
+		hashed(t, got[k])
+	}
+	card, _ := got["card"].(map[string]any)
+	hashed(t, card["number"])
+	hashed(t, card["cvc"])
+	for k, want := range map[string]any{"amount": int64(4900), "number": "17", "max_tokens": int64(100), "next_page_token": "p", "access_token": "", "refresh_token": nil} {
+		if got[k] != want {
+			t.Errorf("%s is %v", k, got[k])
+		}
+	}
+	e := &Event{ID: "ev_1", Kind: KindAction, Args: got}
+	b, err := e.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, leak := range []string{`"k"`, "T-2", "4242", `"123"`, "sk_live", "abcdefghijkl", "dotted"} {
+		if strings.Contains(string(b), leak) {
+			t.Errorf("%s is in the record: %s", leak, b)
+		}
+	}
+	other := Redact(args, secret, []byte("another key of thirty-two bytes.."))
+	if cmp.Equal(got["api_key"], other["api_key"]) {
+		t.Error("the hash does not depend on the key")
+	}
+	if Redact(nil, nil, testKey) != nil {
+		t.Error("nil args became something")
+	}
+}
+
+func TestRedactSameSecretInAnyType(t *testing.T) {
+	a := hashed(t, Redact(map[string]any{"pin": "4242"}, nil, testKey)["pin"])
+	for _, v := range []any{int64(4242), 4242, float64(4242), json.Number("4242")} {
+		if b := hashed(t, Redact(map[string]any{"pin": v}, nil, testKey)["pin"]); a != b {
+			t.Errorf("%T hashes differently", v)
+		}
+	}
+}
+
+func TestRedactBounds(t *testing.T) {
+	deep := any("bottom")
+	for range 1000 {
+		deep = map[string]any{"d": deep}
+	}
+	wide := map[string]any{}
+	for i := range 5000 {
+		wide[strings.Repeat("k", 50)+string(rune('a'+i%26))+strings.Repeat("x", i%97)+string(rune('A'+i%23))] = int64(i)
+	}
+	list := make([]any, 100_000)
+	nested := make([]any, 300)
+	for i := range nested {
+		nested[i] = list
+	}
+	args := map[string]any{
+		"long": strings.Repeat("é", 1<<20), "deep": deep, "wide": wide, "list": list, "nested": nested,
+		strings.Repeat("name", 1<<18): "x", "odd": struct{ A int }{1}, "num": json.Number(strings.Repeat("9", 1<<20)),
+	}
+	got := Redact(args, nil, testKey)
+	b, err := (&Event{ID: "ev_1", Kind: KindAction, Args: got}).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(b) > 256<<10 {
+		t.Errorf("the record has %d bytes", len(b))
+	}
+	if _, _, err := DecodeRecord(b); err != nil {
+		t.Error(err)
+	}
+	long, _ := got["long"].(map[string]any)
+	prefix, _ := long[TruncatedKey].(string)
+	if long["bytes"] != int64(2<<20) || !strings.HasPrefix(prefix, "éé") || len(prefix) > 1024 || long["hash"] == nil {
+		t.Errorf("long text: %v", long)
+	}
+}
+
+func TestRedactDoesNotShare(t *testing.T) {
+	in := map[string]any{"a": map[string]any{"b": []any{"c"}}}
+	got := Redact(in, nil, testKey)
+	if d := cmp.Diff(in, got); d != "" {
+		t.Error(d)
+	}
+	got["a"].(map[string]any)["b"].([]any)[0] = "changed"
+	if in["a"].(map[string]any)["b"].([]any)[0] != "c" {
+		t.Error("the copy shares with the original")
+	}
+}
+
+// A secret, wherever it is put, does not reach the record.
+func TestRedactProperty(t *testing.T) {
+	const canary = "canary-7f3a"
+	names := []string{"password", "Secret", "api-key", "access_token", "authorization", "cvc", "client[secret]"}
+	rapid.Check(t, func(t *rapid.T) {
+		v := any(map[string]any{rapid.SampledFrom(names).Draw(t, "name"): canary})
+		for range rapid.IntRange(0, 30).Draw(t, "depth") {
+			switch rapid.IntRange(0, 1).Draw(t, "kind") {
+			case 0:
+				v = []any{anyValue(1).Draw(t, "other"), v}
+			default:
+				v = map[string]any{rapid.String().Draw(t, "key"): v}
+			}
+		}
+		b, err := (&Event{ID: "ev_1", Kind: KindAction, Args: Redact(map[string]any{"v": v}, nil, testKey)}).Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(b), canary) {
+			t.Fatalf("leaked: %s", b)
+		}
+	})
+}
+
+func BenchmarkRedact(b *testing.B) {
+	args := sample().Args
+	b.ReportAllocs()
+	for b.Loop() {
+		Redact(args, []string{"metadata.order"}, testKey)
+	}
+}
