@@ -139,3 +139,33 @@ func TestCorpusLetsNothingThrough(t *testing.T) {
 		t.Errorf("%s: read as a call that the policy lets through: %.200q", c.Name, c.Raw)
 	}
 }
+
+// TestCorpusConnectNames puts the CONNECT targets to the canonicaliser, which
+// is what the front door asks before it answers.
+func TestCorpusConnectNames(t *testing.T) {
+	cases, err := corpus.Load(os.DirFS("testdata"), "corpus")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if host, port, err := mapping.Authority("https", "api.stripe.com:443"); err != nil || host != "api.stripe.com" || port != "443" {
+		t.Fatalf("the plain name: %q %q %v", host, port, err)
+	}
+	tried := 0
+	for _, c := range cases {
+		// What these disagree about stands beside the name.
+		if c.Class != "connect" || slices.Contains([]string{"connect/host-differs", "connect/lower-case", "connect/port-none"}, c.Name) {
+			continue
+		}
+		tried++
+		h, _, err := c.Split()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if host, port, err := mapping.Authority("https", h.Target); err == nil {
+			t.Errorf("%s: %q is taken for %s:%s", c.Name, h.Target, host, port)
+		}
+	}
+	if tried < 15 {
+		t.Errorf("%d names tried, want at least 15", tried)
+	}
+}

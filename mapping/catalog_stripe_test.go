@@ -340,8 +340,11 @@ func TestStripeRecordedRequests(t *testing.T) {
 				t.Fatalf("%s is followed by %s", in.Name, out.Name)
 			}
 			head, body, _ := bytes.Cut(bytes.TrimSuffix(in.Data, []byte("\n")), []byte("\n\n"))
-			lines := strings.Split(string(head), "\n")
+			lines := strings.Split(strings.TrimSuffix(string(head), "\n"), "\n")
 			first := strings.Fields(lines[0])
+			if bytes.Contains(head, []byte("multipart/")) {
+				body = bytes.ReplaceAll(body, []byte("\n"), []byte("\r\n"))
+			}
 			header := map[string][]string{}
 			host := ""
 			for _, l := range lines[1:] {

@@ -1,7 +1,10 @@
 package corpus_test
 
 import (
+	"bufio"
 	"bytes"
+	"io"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -119,6 +122,39 @@ func TestCommittedCorpus(t *testing.T) {
 	for _, o := range []corpus.Outcome{corpus.Refuse, corpus.Canonical, corpus.Either, corpus.Allow} {
 		if perOutcome[o] == 0 {
 			t.Errorf("no case expects %s", o)
+		}
+	}
+}
+
+// TestControlsAreHTTP reads the controls with net/http: what must go through is
+// a request that any server understands, or its arrival would prove nothing.
+func TestControlsAreHTTP(t *testing.T) {
+	cases, err := corpus.Load(os.DirFS("../testdata"), "corpus")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range cases {
+		if c.Expect != corpus.Allow && c.Class != "control" {
+			continue
+		}
+		for _, door := range c.Doors {
+			raw := c.Bytes(door, "api.stripe.com", "127.0.0.1:8081", "/stripe")
+			rd := bufio.NewReader(bytes.NewReader(raw))
+			req, err := http.ReadRequest(rd)
+			if err != nil {
+				t.Errorf("%s at %s: %v", c.Name, door, err)
+				continue
+			}
+			body, err := io.ReadAll(req.Body)
+			if err != nil {
+				t.Errorf("%s at %s: %v", c.Name, door, err)
+			}
+			if req.Method == http.MethodPost && !bytes.Contains(body, []byte("amount=")) {
+				t.Errorf("%s at %s: body %q", c.Name, door, body)
+			}
+			if rest, _ := io.ReadAll(rd); len(rest) > 0 {
+				t.Errorf("%s at %s: %q left after the request", c.Name, door, rest)
+			}
 		}
 	}
 }
