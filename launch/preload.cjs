@@ -208,15 +208,23 @@
       );
     }
 
-    // Tunnel is a socket that exists at once and connects when the sidecar has answered, as net.connect's does. Node's
-    // agents count, time out, abort and unref a socket from the moment it is made, so it must be there from that moment.
+    // Tunnel is a socket that exists at once, as net.connect's does: Node's agents count, time out, abort and unref a socket
+    // from the moment it is made. It is connected when the sidecar is reached, so that request timeouts start to run, and
+    // keeps back what is written until the sidecar has answered.
     class Tunnel extends net.Socket {
       constructor(host, port, options) {
         super({ signal: undefined });
         this.connecting = true;
+        this.open = false;
         this.waiting = null;
         this.ended = false;
         this.raw = connectVia(host, port, (err, raw) => (err ? this.destroy(err) : this.opened(raw)));
+        this.raw.once('connect', () => {
+          if (this.destroyed) return;
+          this.connecting = false;
+          this.emit('connect');
+          this.emit('ready');
+        });
         if (options.keepAlive) this.raw.setKeepAlive(true, options.keepAliveInitialDelay);
         if (options.signal) addAbortSignal(options.signal, this);
       }
@@ -226,7 +234,7 @@
           raw.destroy();
           return;
         }
-        this.connecting = false;
+        this.open = true;
         raw.on('data', (chunk) => {
           this._unrefTimer();
           if (!this.push(chunk)) raw.pause();
@@ -241,18 +249,16 @@
         const write = this.waiting;
         this.waiting = null;
         if (write) write.go();
-        this.emit('connect');
-        this.emit('ready');
       }
 
       // whenOpen runs go now, or when the tunnel stands; failed is called instead if it never will.
       whenOpen(go, failed) {
-        if (this.connecting) this.waiting = { go, failed };
-        else go();
+        if (this.open) go();
+        else this.waiting = { go, failed };
       }
 
       _read() {
-        if (!this.connecting) this.raw.resume();
+        if (this.open) this.raw.resume();
       }
 
       _write(data, encoding, done) {
