@@ -68,8 +68,8 @@ type EventSource interface {
 // VerifyReport says whether the evidence log is whole.
 type VerifyReport struct {
 	OK        bool          `json:"ok"`
-	Events    uint64        `json:"events"`     // events that verified
-	TreeSize  uint64        `json:"tree_size"`  // records in the tree, outcomes too
+	Events    uint64        `json:"events"`     // records that verified, outcomes too
+	TreeSize  uint64        `json:"tree_size"`  // records ever written; more than Events where old ones were removed
 	Root      string        `json:"root"`       // base64 of the tree's root hash
 	PublicKey string        `json:"public_key"` // verifier key of the checkpoints, note format
 	Finding   *LogFinding   `json:"finding"`    // null when OK

@@ -68,6 +68,8 @@ func about(subject, down string, err error) error {
 		return &Error{Status: http.StatusForbidden, Code: subject + ".not_allowed", Message: err.Error(), cause: err}
 	case errors.Is(err, gate.ErrTooMany):
 		return &Error{Status: http.StatusTooManyRequests, Code: subject + ".too_many", Message: err.Error(), cause: err, RetryAfter: 5 * time.Second}
+	case errors.Is(err, gate.ErrUnavailable):
+		return unavailable(evidenceDown, err)
 	case errors.Is(err, context.Canceled):
 		return err
 	}
@@ -101,7 +103,9 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	if e.Status >= 500 {
 		s.Logger.Error("api call failed", zap.String("request_id", note(r).requestID), zap.String("path", r.URL.Path), zap.String("code", e.Code), zap.NamedError("cause", e.cause))
-		s.Gate.Fault("api."+e.Code, err)
+		if e.Code == "internal" {
+			s.Gate.Fault("api", err) // what the store and the log could not do, the gate has counted
+		}
 	}
 	if e.Status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="actpass"`)

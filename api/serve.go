@@ -43,8 +43,8 @@ func (s *server) serve(next http.Handler) http.Handler {
 		defer func() {
 			if p := recover(); p != nil {
 				s.Logger.Error("api call panicked", zap.String("request_id", c.requestID), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
-				s.Gate.Fault("api.panic", fmt.Errorf("panic: %v", p))
 				if sw.status != 0 || p == http.ErrAbortHandler {
+					s.Gate.Fault("api", fmt.Errorf("panic: %v", p))
 					panic(http.ErrAbortHandler) // half an answer must not look whole
 				}
 				s.fail(sw, r, fmt.Errorf("panic: %v", p))
