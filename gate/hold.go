@@ -47,7 +47,7 @@ func (g *Gate) hold(ctx context.Context, c *call) (*Permit, *Refusal) {
 	} else if !errors.Is(err, ErrNotFound) {
 		return nil, g.storeDown(ctx, c, err)
 	}
-	got, opened, err := g.store.OpenApproval(ctx, a, c.rules.MaxHolds)
+	got, _, err := g.store.OpenApproval(ctx, a, c.rules.MaxHolds)
 	switch {
 	case errors.Is(err, ErrTooMany):
 		c.verdict.refuse = &closed{429, ReasonTooMany, "too many calls wait for a human already"}
@@ -64,9 +64,6 @@ func (g *Gate) hold(ctx context.Context, c *call) (*Permit, *Refusal) {
 		return nil, g.unrecordable(c, err)
 	}
 	g.decided(&d)
-	if opened {
-		g.recordTransitions(ctx)
-	}
 	return g.wait(ctx, c, got)
 }
 

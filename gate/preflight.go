@@ -102,9 +102,6 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 		return evidence.Decision{}, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	g.decided(&d)
-	if d.ApprovalRequestID != "" {
-		g.recordTransitions(ctx)
-	}
 	return d, d.Enforcement == enforceBlock, nil
 }
 

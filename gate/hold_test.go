@@ -1,0 +1,247 @@
+package gate_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/gate"
+)
+
+var approver = gate.Identity{TenantID: "acme", KeyID: "key_h", Name: "hana", Role: gate.RoleApprover, Groups: []string{"support-leads"}}
+
+func (f *fixture) pending(t *testing.T) gate.Approval {
+	t.Helper()
+	for range 500 {
+		list, _, err := f.Approvals(t.Context(), approver, gate.ApprovalQuery{State: gate.ApprovalPending})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(list) == 1 {
+			return list[0]
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatal("no approval is pending")
+	return gate.Approval{}
+}
+
+type answer struct {
+	permit  *gate.Permit
+	refusal *gate.Refusal
+}
+
+func (f *fixture) held(t *testing.T, r *gate.Request) <-chan answer {
+	out := make(chan answer, 1)
+	go func() {
+		p, ref := f.Check(t.Context(), r)
+		out <- answer{p, ref}
+	}()
+	return out
+}
+
+func longHold(r *gate.Rules) { r.Hold = 10 * time.Second }
+
+func TestHoldIsReleasedByApproval(t *testing.T) {
+	f := newGate(t, "enforce", longHold)
+	out := f.held(t, f.refund("25000"))
+	a := f.pending(t)
+	if a.Tool != "stripe.refund.create" || a.Rule != "medium_refund_needs_approval" || a.Args["amount"] != int64(25000) || a.Approvers[0] != "support-leads" {
+		t.Errorf("%+v", a)
+	}
+	if _, err := f.Decide(t.Context(), approver, a.ID, gate.Approve, "fine", nil); err != nil {
+		t.Fatal(err)
+	}
+	got := <-out
+	if got.permit == nil {
+		t.Fatalf("%+v", got.refusal)
+	}
+	if !got.permit.Outbound().Once || string(got.permit.Outbound().Body) != "charge=ch_1&currency=usd&amount=25000" {
+		t.Errorf("%+v", got.permit.Outbound())
+	}
+	got.permit.Done(gate.Outcome{State: evidence.StateForwarded, Status: 200})
+	events, outcomes := f.rec.log(t)
+	var moves []string
+	var action *evidence.Event
+	for _, e := range events {
+		switch e.Kind {
+		case evidence.KindApproval:
+			moves = append(moves, e.Approval.From+">"+e.Approval.State)
+		case evidence.KindAction:
+			action = e
+		}
+	}
+	if strings.Join(moves, " ") != "pending>approved approved>consumed" {
+		t.Errorf("moves %v", moves)
+	}
+	o := outcomes[action.ID]
+	if action.Outcome.State != evidence.StateHeld || len(o) != 2 || o[0].State != evidence.StatePending || o[1].State != evidence.StateForwarded {
+		t.Errorf("%+v %+v", action.Outcome, o)
+	}
+}
+
+func TestHoldIsRefusedByDenial(t *testing.T) {
+	f := newGate(t, "enforce", longHold)
+	out := f.held(t, f.refund("25000"))
+	a := f.pending(t)
+	if _, err := f.Decide(t.Context(), approver, a.ID, gate.DenyIt, "not this one", nil); err != nil {
+		t.Fatal(err)
+	}
+	got := <-out
+	if got.refusal == nil || got.refusal.Status != 403 || got.refusal.Decision.ReasonCode != gate.ReasonDenied || !strings.Contains(got.refusal.Sentence, "not this one") {
+		t.Fatalf("%+v", got.refusal)
+	}
+	if _, refusal := f.Check(t.Context(), f.refund("25000")); refusal == nil || refusal.Decision.ReasonCode != gate.ReasonDenied {
+		t.Errorf("a retry of a denied call asks again: %+v", refusal)
+	}
+}
+
+func TestBudgetEndsAndRetryAttaches(t *testing.T) {
+	f := newGate(t, "enforce", nil)
+	_, first := f.Check(t.Context(), f.refund("25000"))
+	if first == nil || first.Status != 503 || !first.Retry || first.Approval == "" || first.Decision.ReasonCode != "refund.medium_needs_approval" {
+		t.Fatalf("%+v", first)
+	}
+	_, second := f.Check(t.Context(), f.refund("25000"))
+	if second.Approval != first.Approval {
+		t.Error("the retry opened a second approval")
+	}
+	_, other := f.Check(t.Context(), f.refund("25001"))
+	if other.Approval == first.Approval {
+		t.Error("another amount attached to the approval")
+	}
+	r := f.refund("25000")
+	r.Head.Header["Stripe-Account"] = []string{"acct_2"}
+	if _, other := f.Check(t.Context(), r); other.Approval == first.Approval {
+		t.Error("another account attached to the approval")
+	}
+	r = f.refund("25000")
+	r.Head.Header["X-Stripe-Client-Telemetry"] = []string{"{}"}
+	if _, same := f.Check(t.Context(), r); same.Approval != first.Approval {
+		t.Error("a volatile header made a new approval")
+	}
+	if _, err := f.Decide(t.Context(), approver, first.Approval, gate.Approve, "", nil); err != nil {
+		t.Fatal(err)
+	}
+	if permit, ref := f.Check(t.Context(), f.refund("25000")); permit == nil {
+		t.Errorf("the retry after approval is refused: %+v", ref)
+	}
+	if _, again := f.Check(t.Context(), f.refund("25000")); again == nil || again.Decision.ReasonCode != gate.ReasonConsumed {
+		t.Errorf("a second use: %+v", again)
+	}
+}
+
+func TestOneApprovalOnePermit(t *testing.T) {
+	f := newGate(t, "enforce", longHold)
+	const n = 32
+	var wg sync.WaitGroup
+	results := make(chan answer, n)
+	for range n {
+		wg.Go(func() {
+			p, ref := f.Check(t.Context(), f.refund("25000"))
+			results <- answer{p, ref}
+		})
+	}
+	a := f.pending(t)
+	time.Sleep(20 * time.Millisecond)
+	if _, err := f.Decide(t.Context(), approver, a.ID, gate.Approve, "", nil); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	close(results)
+	permits := 0
+	for r := range results {
+		if r.permit != nil {
+			permits++
+		} else if r.refusal.Decision.ReasonCode != gate.ReasonConsumed {
+			t.Errorf("%s", r.refusal.Decision.ReasonCode)
+		}
+	}
+	if permits != 1 {
+		t.Fatalf("%d permits for one approval", permits)
+	}
+}
+
+func TestWhoMayDecide(t *testing.T) {
+	f := newGate(t, "enforce", nil)
+	agent := gate.Identity{TenantID: "acme", AgentID: "support_agent", KeyID: "key_a", Role: gate.RoleAdmin}
+	r := f.refund("25000")
+	r.Identity = agent
+	_, ref := f.Check(t.Context(), r)
+	for name, tt := range map[string]struct {
+		who gate.Identity
+		ok  bool
+	}{
+		"the agent's own key":      {agent, false},
+		"a key bound to the agent": {gate.Identity{TenantID: "acme", KeyID: "key_b", Role: gate.RoleAdmin, BoundAgent: "support_agent"}, false},
+		"a gateway key":            {gate.Identity{TenantID: "acme", KeyID: "key_c", Role: gate.RoleGateway}, false},
+		"another group":            {gate.Identity{TenantID: "acme", KeyID: "key_d", Role: gate.RoleApprover, Groups: []string{"finance"}}, false},
+		"another tenant":           {gate.Identity{TenantID: "evil", KeyID: "key_e", Role: gate.RoleAdmin}, false},
+		"nobody":                   {gate.Identity{TenantID: "acme", Role: gate.RoleAdmin}, false},
+		"the group":                {approver, true},
+	} {
+		_, err := f.Decide(t.Context(), tt.who, ref.Approval, gate.Approve, "", nil)
+		if (err == nil) != tt.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err == nil {
+			break
+		}
+	}
+	if _, err := f.Decide(t.Context(), approver, "apr_none", gate.Approve, "", nil); !errors.Is(err, gate.ErrNotFound) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestReloadBetweenHoldAndApproval(t *testing.T) {
+	f := newGate(t, "enforce", longHold)
+	out := f.held(t, f.refund("25000"))
+	a := f.pending(t)
+	f.Load(rules(t, "enforce", strings.ReplaceAll(examplePolicy(t), "args.amount <= 50000", "args.amount <= 20000")))
+	if _, err := f.Decide(t.Context(), approver, a.ID, gate.Approve, "", nil); err != nil {
+		t.Fatal(err)
+	}
+	got := <-out
+	if got.refusal == nil || got.refusal.Decision.ReasonCode != "refund.over_limit" {
+		t.Fatalf("approved, but denied by the policy now in force: %+v", got.refusal)
+	}
+}
+
+func TestClientLeavesAHold(t *testing.T) {
+	f := newGate(t, "enforce", longHold)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan *gate.Refusal, 1)
+	go func() {
+		_, ref := f.Check(ctx, f.refund("25000"))
+		done <- ref
+	}()
+	a := f.pending(t)
+	cancel()
+	if ref := <-done; ref == nil {
+		t.Fatal("a permit for a client that is gone")
+	}
+	got, err := f.Approval(t.Context(), approver, a.ID, 0)
+	if err != nil || got.State != gate.ApprovalPending {
+		t.Errorf("the approval must outlive the connection: %v %v", got.State, err)
+	}
+}
+
+func TestStoreFaults(t *testing.T) {
+	f := newGate(t, "enforce", nil)
+	_ = f.store.Close()
+	if _, ref := f.Check(t.Context(), f.refund("25000")); ref == nil || ref.Status != 503 {
+		t.Errorf("%+v", ref)
+	}
+	m := newGate(t, "monitor", nil)
+	_ = m.store.Close()
+	if permit, ref := m.Check(t.Context(), m.refund("4900")); permit == nil {
+		t.Errorf("monitor breaks on a store fault: %+v", ref)
+	}
+	if a := m.rec.actions(t); len(a) != 1 || len(a[0].Flags) == 0 {
+		t.Error("the fault is not on record")
+	}
+}
