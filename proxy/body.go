@@ -7,10 +7,13 @@ import (
 	"time"
 )
 
-// bodyTimeout bounds how long an agent may take to send a body that is read
-// before the decision. Bodies that stream are bounded by the upstream's
-// patience.
-const bodyTimeout = 60 * time.Second
+// How long an agent may take to send a body that is read before the decision:
+// altogether, and from one piece to the next. Bodies that stream are bounded by
+// the upstream's patience.
+const (
+	bodyTimeout  = 5 * time.Minute
+	pieceTimeout = 30 * time.Second
+)
 
 // body is a request body as the gate sees it (gate.Body).
 type body struct {
@@ -36,7 +39,7 @@ func (b *body) Peek(limit int64) ([]byte, bool, error) {
 	if b.length > limit {
 		return nil, false, nil
 	}
-	if b.control.SetReadDeadline(time.Now().Add(bodyTimeout)) == nil {
+	if b.control != nil {
 		defer func() { _ = b.control.SetReadDeadline(time.Time{}) }()
 	}
 	data, err := b.read(limit)
@@ -64,7 +67,9 @@ func (b *body) read(limit int64) ([]byte, error) {
 		size = min(limit, 4096)
 	}
 	buf := make([]byte, 0, size+1)
-	for int64(len(buf)) <= limit {
+	end := time.Now().Add(bodyTimeout)
+	for first := true; int64(len(buf)) <= limit; first = false {
+		b.patience(first, end)
 		if len(buf) == cap(buf) {
 			grown := make([]byte, len(buf), min(2*int64(cap(buf)), limit+1))
 			copy(grown, buf)
@@ -80,4 +85,19 @@ func (b *body) read(limit int64) ([]byte, error) {
 		}
 	}
 	return buf, nil
+}
+
+// patience sets the deadline of the next read. For HTTP/2 that is a message to
+// the connection's loop, so it is set once there.
+func (b *body) patience(first bool, end time.Time) {
+	switch {
+	case b.control == nil || b.lint == nil && !first:
+	case b.lint == nil:
+		_ = b.control.SetReadDeadline(end)
+	default:
+		if next := time.Now().Add(pieceTimeout); next.Before(end) {
+			end = next
+		}
+		_ = b.control.SetReadDeadline(end)
+	}
 }

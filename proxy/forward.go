@@ -67,6 +67,14 @@ func (u *upstreams) closeIdle() {
 // forward sends what the permit holds, and nothing else, and relays the answer.
 func (x *exchange) forward() {
 	out := x.permit.Outbound()
+	if x.body != nil && x.body.err != nil {
+		// Permitted though unreadable (monitor, warn). But there is no whole body,
+		// so whatever was sent would not be the agent's request.
+		err := printable(x.body.err.Error())
+		x.permit.Done(gate.Outcome{State: evidence.StateRefused, Status: http.StatusBadRequest, Error: ReasonMalformed + ": " + err})
+		x.failed(http.StatusBadRequest, ReasonMalformed, "The call was not sent, because its body broke off: "+err+".")
+		return
+	}
 	req, err := x.outgoing(&out)
 	if err != nil {
 		x.permit.Done(gate.Outcome{State: evidence.StateRefused, Status: http.StatusBadRequest, Error: err.Error()})

@@ -100,9 +100,6 @@ func (x *exchange) judge(h head) {
 		return
 	}
 	x.permit, x.decision = permit, permit.Decision()
-	if permit.Decision().Enforcement != "hold" {
-		x.s.metrics.overhead(time.Since(x.start))
-	}
 	x.forward()
 }
 

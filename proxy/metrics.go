@@ -13,19 +13,13 @@ import (
 
 // metrics may be used without a registerer; they then go nowhere.
 type metrics struct {
-	overheadSeconds prometheus.Histogram
-	openTunnels     prometheus.Gauge
-	upstreamErrors  *prometheus.CounterVec
-	distrusted      prometheus.Counter
+	openTunnels    prometheus.Gauge
+	upstreamErrors *prometheus.CounterVec
+	distrusted     prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
-		overheadSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "actpass_overhead_seconds",
-			Help:    "Time from a request's arrival to the start of its forwarding, holds not counted.",
-			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .5, 2.5},
-		}),
 		openTunnels: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "actpass_tunnels", Help: "Open tunnels and upgraded connections.",
 		}),
@@ -39,15 +33,13 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.overheadSeconds, m.openTunnels, m.upstreamErrors, m.distrusted} {
+	for _, c := range []prometheus.Collector{m.openTunnels, m.upstreamErrors, m.distrusted} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
 	}
 	return m, nil
 }
-
-func (m *metrics) overhead(d time.Duration) { m.overheadSeconds.Observe(d.Seconds()) }
 
 // log writes the one line of an exchange.
 func (x *exchange) log() {
