@@ -15,7 +15,7 @@ func readForm(in *input) {
 	if in.m.RawQuery != "" && !in.rule.queryWithForm {
 		in.flag(ClassSource, "there is a query string beside the form")
 	}
-	args := map[string]any{}
+	var args map[string]any
 	if body, ok := in.decoded(); ok {
 		in.body = body
 		if _, ok := in.contentType(isForm, "application/x-www-form-urlencoded"); ok || len(body) > 0 {
@@ -28,7 +28,7 @@ func readForm(in *input) {
 	if in.m.RawQuery != "" && len(args) > 0 {
 		in.clash(args)
 	}
-	if len(args) == 0 && in.m.RawQuery != "" {
+	if len(args) == 0 {
 		args = in.form(in.m.RawQuery, ClassQuery) // what a lenient server would take
 	}
 	in.add(args, true)
@@ -43,7 +43,7 @@ func readQuery(in *input) {
 // a[b][c]=v nests, a[]=v appends, a[0][b]=v indexes. Where those four differ, it
 // is ambiguous.
 func (in *input) form(s, class string) map[string]any {
-	args := make(map[string]any, 8)
+	args := make(map[string]any, min(strings.Count(s, "&")+1, 64))
 	if s == "" {
 		return args
 	}
@@ -114,17 +114,24 @@ func (in *input) form(s, class string) map[string]any {
 // foldClash reports members whose names differ in case only: the same to many
 // servers.
 func (in *input) foldClash(m map[string]any) {
+	folded := false
+	for k := range m {
+		if lowered(k) != k {
+			folded = true
+			break
+		}
+	}
+	if !folded {
+		return
+	}
+	seen := make(map[string]bool, len(m))
 	for k := range m {
 		low := lowered(k)
-		if low == k {
-			continue
+		if seen[low] {
+			in.flag(ClassDuplicate, "two arguments have one name but for upper and lower case")
+			return
 		}
-		for other := range m {
-			if other != k && lowered(other) == low {
-				in.flag(ClassDuplicate, "two arguments are named %s but for upper and lower case", show(low))
-				return
-			}
-		}
+		seen[low] = true
 	}
 }
 
@@ -207,12 +214,14 @@ func (in *input) unfold(v any) any {
 			x[k] = in.unfold(e)
 		}
 		in.foldClash(x)
-		list := make(indexedList, len(x))
-		for k, e := range x {
-			n, ok := strictInt(k)
-			if !ok || n < 0 || n >= int64(len(x)) || k[0] == '-' {
+		for k := range x {
+			if n, ok := strictInt(k); !ok || n < 0 || n >= int64(len(x)) || k[0] == '-' {
 				return x
 			}
+		}
+		list := make(indexedList, len(x))
+		for k, e := range x {
+			n, _ := strictInt(k)
 			list[n] = e
 		}
 		return list

@@ -167,8 +167,7 @@ func (m *Match) path(raw, override string) {
 		return
 	}
 	odd, plain := inspectPath(raw)
-	var array [24]string
-	segs := literalSegments(raw, array[:0])
+	segs := literalSegments(raw, m.segs[:0])
 	m.Path = raw
 	if !plain {
 		m.Path = joinPath(segs)

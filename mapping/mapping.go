@@ -105,6 +105,7 @@ type Match struct {
 	req     *Request
 	params  map[string]string // named path segments
 	query   map[string]any    // the query read flat
+	segs    [12]string        // room for the segments of an ordinary path
 	headers map[string]any    // made when first wanted
 }
 

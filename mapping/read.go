@@ -133,7 +133,7 @@ func (m *Match) headerArgs() map[string]any {
 	m.headers = make(map[string]any, len(m.req.Header))
 	for name, values := range m.req.Header {
 		switch {
-		case hiddenHeader(name) || len(values) == 0:
+		case hiddenHeader(name) || negotiation(name) || len(values) == 0:
 		case len(values) == 1:
 			m.headers[name] = values[0]
 		default:
@@ -145,6 +145,16 @@ func (m *Match) headerArgs() map[string]any {
 		}
 	}
 	return m.headers
+}
+
+// negotiation names headers that say how to talk and not what to do. They are
+// left out because each costs an allocation on every call.
+func negotiation(name string) bool {
+	switch name {
+	case "Accept", "Accept-Encoding", "Accept-Language", "Content-Length":
+		return true
+	}
+	return false
 }
 
 // contentType checks that the body is of one of the types that the rule reads.

@@ -63,50 +63,40 @@ func compileSpec(args []Arg) *argSpec {
 	return top
 }
 
-// trail is the dotted path to a value, built only when it must be told.
-type trail struct {
-	up   *trail
-	name string
-}
-
-func (t *trail) String() string {
-	if t == nil {
-		return ""
-	}
-	if t.up == nil {
-		return t.name
-	}
-	return t.up.String() + "." + t.name
-}
-
 // typing is one pass over the arguments of one call.
 type typing struct {
 	// text says that values come as text (form, query) or may do so (preflight),
 	// so that "4900" is an integer.
 	text      bool
+	at        []string // the path to the value in hand
 	problems  []Problem
 	ambiguous []Ambiguity
 	secret    []string
 }
 
-func (t *typing) invalid(at *trail, format string, args ...any) {
-	t.problems = append(t.problems, Problem{at.String(), fmt.Sprintf(format, args...), "invalid"})
+func (t *typing) down(name string) { t.at = append(t.at, name) }
+func (t *typing) up()              { t.at = t.at[:len(t.at)-1] }
+func (t *typing) path() string     { return strings.Join(t.at, ".") }
+
+func (t *typing) invalid(format string, args ...any) {
+	t.problems = append(t.problems, Problem{t.path(), fmt.Sprintf(format, args...), "invalid"})
 }
 
 // object types the members of m in place.
-func (t *typing) object(m map[string]any, spec *argSpec, at *trail) {
+func (t *typing) object(m map[string]any, spec *argSpec) {
 	for k, v := range m {
 		c := spec.children[k]
 		if c == nil {
 			if len(spec.fold) > 0 || len(spec.dotted) > 0 {
-				t.variant(k, spec, at)
+				t.variant(k, spec)
 			}
 			if c = spec.star; c == nil {
 				continue
 			}
 		}
-		here := trail{at, k}
-		typed, ok := t.value(v, c, &here)
+		t.down(k)
+		typed, ok := t.value(v, c)
+		t.up()
 		if !ok {
 			delete(m, k)
 			continue
@@ -117,54 +107,58 @@ func (t *typing) object(m map[string]any, spec *argSpec, at *trail) {
 	}
 	for _, k := range spec.required {
 		if _, there := m[k]; !there {
-			here := trail{at, k}
-			t.missing(spec.children[k], &here)
+			t.down(k)
+			t.missing(spec.children[k])
+			t.up()
 		}
 	}
 }
 
 // variant reports an undeclared key that another parser could take for a
 // declared one.
-func (t *typing) variant(k string, spec *argSpec, at *trail) {
+func (t *typing) variant(k string, spec *argSpec) {
 	low := lowered(k)
 	name, same := spec.fold[low]
 	if !same && spec.dotted[low] {
 		name, same = low, true
 	}
 	if same {
-		t.ambiguous = append(t.ambiguous, ambiguity(ClassDuplicate, "the argument %s is spelt %s: servers differ on whether they are the same", show(name), show((&trail{at, k}).String())))
+		t.ambiguous = append(t.ambiguous, ambiguity(ClassDuplicate, "the argument %s is spelt %s: servers differ on whether they are the same", show(name), show(strings.Join(append(t.at, k), "."))))
 	}
 }
 
-func (t *typing) missing(spec *argSpec, at *trail) {
-	if slices.ContainsFunc(t.problems, func(p Problem) bool { return p.Arg == at.String() }) {
+func (t *typing) missing(spec *argSpec) {
+	at := t.path()
+	if slices.ContainsFunc(t.problems, func(p Problem) bool { return p.Arg == at }) {
 		return // invalid, and said so
 	}
 	if spec.arg != nil && spec.arg.Required {
-		t.problems = append(t.problems, Problem{at.String(), "is required", "missing"})
+		t.problems = append(t.problems, Problem{at, "is required", "missing"})
 		return
 	}
 	for _, k := range spec.required {
-		t.missing(spec.children[k], &trail{at, k})
+		t.down(k)
+		t.missing(spec.children[k])
+		t.up()
 	}
 }
 
-func (t *typing) value(v any, spec *argSpec, at *trail) (any, bool) {
+func (t *typing) value(v any, spec *argSpec) (any, bool) {
 	if spec.arg != nil {
 		if spec.arg.Secret && strings.Contains(spec.arg.Name, "*") {
-			t.secret = append(t.secret, at.String())
+			t.secret = append(t.secret, t.path())
 		}
 		typed, want := typeValue(v, spec.arg.Type, t.text)
 		if want != "" {
 			if spec.arg.Secret {
-				t.invalid(at, "must be %s", want)
+				t.invalid("must be %s", want)
 			} else {
-				t.invalid(at, "must be %s, not %s", want, describe(v))
+				t.invalid("must be %s, not %s", want, describe(v))
 			}
 			return nil, false
 		}
 		if len(spec.arg.Enum) > 0 && !slices.Contains(spec.arg.Enum, scalarText(typed)) {
-			t.invalid(at, "must be one of %s", strings.Join(spec.arg.Enum, ", "))
+			t.invalid("must be one of %s", strings.Join(spec.arg.Enum, ", "))
 			return nil, false
 		}
 		v = typed
@@ -177,11 +171,13 @@ func (t *typing) value(v any, spec *argSpec, at *trail) (any, bool) {
 	}
 	switch x := v.(type) {
 	case map[string]any:
-		t.object(x, spec, at)
+		t.object(x, spec)
 	case []any:
 		if spec.star != nil {
 			for i, e := range x {
-				typed, ok := t.value(e, spec.star, &trail{at, strconv.Itoa(i)})
+				t.down(strconv.Itoa(i))
+				typed, ok := t.value(e, spec.star)
+				t.up()
 				if !ok {
 					// Without this element the list would lie about the others.
 					return nil, false
@@ -191,7 +187,9 @@ func (t *typing) value(v any, spec *argSpec, at *trail) (any, bool) {
 		}
 	default:
 		for _, k := range spec.required {
-			t.missing(spec.children[k], &trail{at, k})
+			t.down(k)
+			t.missing(spec.children[k])
+			t.up()
 		}
 	}
 	return v, true
@@ -373,25 +371,32 @@ func jsonNumber(s string) bool {
 
 // settle gives plain values: numbers that no declaration typed, and lists made
 // of brackets. A number that cannot be held exactly is a problem, and absent.
-func (t *typing) settle(v any, at *trail) (any, bool) {
+func (t *typing) settle(v any) (any, bool) {
 	switch x := v.(type) {
 	case rawNumber:
 		if f, ok := x.value(); ok {
 			return f, true
 		}
-		t.invalid(at, "is a number that cannot be held exactly: %s", show(string(x)))
+		t.invalid("is a number that cannot be held exactly: %s", show(string(x)))
 		return nil, false
 	case json.Number:
-		return t.settle(rawNumber(x), at)
+		return t.settle(rawNumber(x))
 	case indexedList:
-		return t.settle([]any(x), at)
+		return t.settle([]any(x))
 	case map[string]any:
 		for k, e := range x {
 			switch e.(type) {
 			case string, int64, float64, bool, nil:
 				continue
 			}
-			if s, ok := t.settle(e, &trail{at, k}); ok {
+			t.down(k)
+			s, ok := t.settle(e)
+			t.up()
+			switch e.(type) {
+			case map[string]any: // settled in place
+				continue
+			}
+			if ok {
 				x[k] = s
 			} else {
 				delete(x, k)
@@ -399,7 +404,13 @@ func (t *typing) settle(v any, at *trail) (any, bool) {
 		}
 	case []any:
 		for i, e := range x {
-			s, ok := t.settle(e, &trail{at, strconv.Itoa(i)})
+			switch e.(type) {
+			case string, int64, float64, bool, nil:
+				continue
+			}
+			t.down(strconv.Itoa(i))
+			s, ok := t.settle(e)
+			t.up()
 			if !ok {
 				return nil, false
 			}
@@ -448,9 +459,9 @@ func scalarText(v any) string {
 // finish types args by a rule's declarations and settles the rest.
 func (t *typing) finish(args map[string]any, spec *argSpec) {
 	if spec != nil && (len(spec.children) > 0 || spec.star != nil) {
-		t.object(args, spec, nil)
+		t.object(args, spec)
 	}
-	t.settle(args, nil)
+	t.settle(args)
 	if len(t.problems) > 1 {
 		slices.SortFunc(t.problems, func(a, b Problem) int { return strings.Compare(a.Arg, b.Arg) })
 	}
