@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
-	"golang.org/x/mod/sumdb/tlog"
 )
 
 // Checkpoint is what the log's key vouches for: these many records have this
@@ -53,6 +52,12 @@ func OpenCheckpoint(signed []byte, verifier note.Verifier) (Checkpoint, error) {
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("evidence: open a checkpoint: %w", err)
 	}
+	for _, sig := range n.Sigs {
+		// The unused bits of base64 are not signed.
+		if raw, err := base64.StdEncoding.Strict().DecodeString(sig.Base64); err != nil || base64.StdEncoding.EncodeToString(raw) != sig.Base64 {
+			return Checkpoint{}, errors.New("evidence: open a checkpoint: its signature is not in its canonical form")
+		}
+	}
 	c, err := parseCheckpoint(n.Text)
 	if err != nil {
 		return Checkpoint{}, err
@@ -76,7 +81,7 @@ func parseCheckpoint(text string) (Checkpoint, error) {
 		return c, fmt.Errorf("evidence: %q is not the size of a checkpoint", lines[1])
 	}
 	c.Size = size
-	if c.Root, err = tlog.ParseHash(lines[2]); err != nil {
+	if c.Root, err = parseHash(lines[2]); err != nil {
 		return c, fmt.Errorf("evidence: the root of a checkpoint: %w", err)
 	}
 	for _, l := range lines[3 : len(lines)-1] {

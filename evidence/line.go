@@ -39,7 +39,7 @@ func (h *Header) Tree() (Tree, error) {
 	edge := make([]Hash, len(h.Edge))
 	for i, s := range h.Edge {
 		var err error
-		if edge[i], err = tlog.ParseHash(s); err != nil {
+		if edge[i], err = parseHash(s); err != nil {
 			return Tree{}, fmt.Errorf("evidence: the right edge of a segment: %w", err)
 		}
 	}
@@ -115,6 +115,10 @@ func ParseLine(line []byte) (Line, error) {
 		if err := jsonv2.Unmarshal(line, &c); err != nil {
 			return Line{}, fmt.Errorf("evidence: the line of a checkpoint: %w", err)
 		}
+		// One spelling only, or a line could be changed unseen.
+		if again := AppendCommitLine(nil, []byte(c.C), c.Async); string(again[:len(again)-1]) != string(line) {
+			return Line{}, errors.New("evidence: the line of a checkpoint is not in its canonical form")
+		}
 		return Line{Commit: []byte(c.C), Async: c.Async}, nil
 	case bytes.HasPrefix(line, []byte(headerStart)):
 		h := new(Header)
@@ -123,6 +127,9 @@ func ParseLine(line []byte) (Line, error) {
 		}
 		if h.Version != Version {
 			return Line{}, fmt.Errorf("evidence: the segment has format %d; this program reads %d: use a newer one", h.Version, Version)
+		}
+		if again, err := AppendHeaderLine(nil, *h); err != nil || string(again[:len(again)-1]) != string(line) {
+			return Line{}, errors.New("evidence: the header of a segment is not in its canonical form")
 		}
 		return Line{Header: h}, nil
 	}
@@ -145,9 +152,8 @@ func parseRecordLine(line []byte) (Line, error) {
 		return Line{}, bad
 	}
 	e := &Entry{Index: index, LeafHash: string(text), Record: rest[len(bodyStart) : len(rest)-1]}
-	leaf, err := tlog.ParseHash(e.LeafHash)
-	// ParseHash ignores line breaks and unused bits; the text must be the hash's own.
-	if err != nil || leaf.String() != e.LeafHash {
+	leaf, err := parseHash(e.LeafHash)
+	if err != nil {
 		return Line{}, bad
 	}
 	return Line{Entry: e, Leaf: leaf}, nil
@@ -175,4 +181,17 @@ func lineIndex(line []byte) (uint64, int, bool) {
 		return 0, 0, false
 	}
 	return n, end, true
+}
+
+// parseHash reads the one spelling of a hash: base64 has unused bits, which
+// decoders ignore.
+func parseHash(s string) (Hash, error) {
+	h, err := tlog.ParseHash(s)
+	if err != nil {
+		return h, err
+	}
+	if h.String() != s {
+		return h, errors.New("malformed hash")
+	}
+	return h, nil
 }

@@ -2,6 +2,7 @@ package evidence
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"regexp"
 
@@ -33,6 +34,7 @@ type Verifier struct {
 	key      string
 	verifier note.Verifier
 	started  bool // the header of the first segment was seen, or the tree was given
+	inside   bool // of a segment: its header was seen
 
 	first     uint64 // index at which the verified part begins
 	tree      Tree   // over everything read
@@ -57,13 +59,14 @@ func NewVerifier(vkey string) (*Verifier, error) {
 	return v, v.setKey(vkey)
 }
 
-// ResumeVerifier goes on behind tree, which the caller trusts.
+// ResumeVerifier goes on behind tree, which the caller trusts, in the middle of a
+// segment.
 func ResumeVerifier(vkey string, tree Tree) (*Verifier, error) {
 	v, err := NewVerifier(vkey)
 	if err != nil {
 		return nil, err
 	}
-	v.started = true
+	v.started, v.inside = true, true
 	v.first, v.batch = tree.Size(), tree.Size()
 	v.tree, v.good = tree.Clone(), tree.Clone()
 	return v, nil
@@ -128,7 +131,7 @@ func (v *Verifier) Line(b []byte) (Line, *Fault) {
 		return l, v.fail(v.tree.Size(), findID(b), "its line was altered: "+reason(err))
 	case l.Header != nil:
 		return l, v.header(l.Header)
-	case !v.started:
+	case !v.inside:
 		return l, v.fail(v.tree.Size(), findID(b), "the segment's header is missing")
 	case l.Entry != nil:
 		return l, v.record(&l)
@@ -138,12 +141,13 @@ func (v *Verifier) Line(b []byte) (Line, *Fault) {
 }
 
 // Seal says that the lines so far were all of a segment that is complete: it must
-// end with a checkpoint. Call it between segments, not behind the last one, which
-// may end in a batch that is still being written.
+// end with a checkpoint, and a header must follow. Call it between segments, not
+// behind the last one, which may end in a batch that is still being written.
 func (v *Verifier) Seal() *Fault {
 	if v.fault == nil && v.Pending() > 0 {
 		return v.fail(v.batch, v.batchID, fmt.Sprintf("no checkpoint covers %s, though the segment is complete", v.span()))
 	}
+	v.inside = false
 	return v.fault
 }
 
@@ -169,9 +173,10 @@ func (v *Verifier) Short() (Checkpoint, bool) {
 
 func (v *Verifier) header(h *Header) *Fault {
 	next := v.tree.Size()
-	if f := v.Seal(); f != nil {
-		return f
+	if v.inside {
+		return v.fail(next, "", "a second header stands in the segment where it belongs")
 	}
+	v.inside = true
 	if v.verifier == nil {
 		if err := v.setKey(h.Key); err != nil {
 			return v.fail(next, "", "the segment's header names an unusable key: "+reason(err))
@@ -223,6 +228,10 @@ func (v *Verifier) record(l *Line) *Fault {
 func (v *Verifier) commit(signed []byte) *Fault {
 	next := v.tree.Size()
 	c, err := OpenCheckpoint(signed, v.verifier)
+	if err == nil && bytes.Count(signed, []byte("\n\u2014 ")) != 1 {
+		// Witnesses sign published checkpoints; in the log only its own key does.
+		err = errors.New("evidence: it carries a second signature")
+	}
 	if err != nil {
 		if v.Pending() == 0 {
 			return v.fail(next, "", "a checkpoint without records was put before it: "+reason(err))

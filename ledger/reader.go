@@ -209,7 +209,7 @@ func verifyDir(fsys fileSystem, dir string, vkey ...string) (rep Report, err err
 			break
 		}
 		name = segmentPath(dir, segment)
-		if fault, err = verifySegment(fsys, v, name, i == len(segs)-1, &rep); err != nil {
+		if fault, err = verifySegment(fsys, v, name, segment, i == len(segs)-1, &rep); err != nil {
 			return rep, err
 		}
 		if _, short := v.Short(); fault != nil && !short && i == len(segs)-1 {
@@ -231,7 +231,7 @@ func verifyDir(fsys fileSystem, dir string, vkey ...string) (rep Report, err err
 	return rep, nil
 }
 
-func verifySegment(fsys fileSystem, v *evidence.Verifier, name string, last bool, rep *Report) (fault *evidence.Fault, err error) {
+func verifySegment(fsys fileSystem, v *evidence.Verifier, name string, segment uint64, last bool, rep *Report) (fault *evidence.Fault, err error) {
 	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("ledger: verify: %w", err)
@@ -258,6 +258,9 @@ func verifySegment(fsys fileSystem, v *evidence.Verifier, name string, last bool
 		if fault != nil {
 			return fault, nil
 		}
+		if f := misnamed(l, segment); f != nil {
+			return f, nil
+		}
 		if l.Commit != nil {
 			committed = lines.next
 		}
@@ -270,4 +273,13 @@ func verifySegment(fsys fileSystem, v *evidence.Verifier, name string, last bool
 		return v.Seal(), nil
 	}
 	return nil, nil
+}
+
+// misnamed compares a segment's header with the name of its file.
+func misnamed(l evidence.Line, segment uint64) *evidence.Fault {
+	if l.Header == nil || l.Header.First == segment {
+		return nil
+	}
+	return &evidence.Fault{Index: min(segment, l.Header.First), Reason: fmt.Sprintf(
+		"the segment's file is named for record %d, its header says that it begins with record %d", segment, l.Header.First)}
 }

@@ -170,7 +170,10 @@ func (s *scan) segment(i int, offset int64) (err error) {
 			break
 		}
 		var p evidence.Line
-		if p, bad = s.v.Line(line); bad != nil {
+		if p, bad = s.v.Line(line); bad == nil {
+			bad = misnamed(p, s.segs[i])
+		}
+		if bad != nil {
 			break
 		}
 		switch {
