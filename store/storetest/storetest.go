@@ -48,7 +48,7 @@ func Run(t *testing.T, open func(t *testing.T) gate.Store, misuse error) {
 		{"model", testModel},
 	} {
 		t.Run(part.name, func(t *testing.T) {
-			s := &suite{full: open(t).(full), open: open, misuse: misuse, ctx: context.Background()}
+			s := &suite{Store: open(t), open: open, misuse: misuse, ctx: context.Background()}
 			defer func() {
 				if err := s.Close(); err != nil {
 					t.Errorf("close: %v", err)
@@ -59,14 +59,8 @@ func Run(t *testing.T, open func(t *testing.T) gate.Store, misuse error) {
 	}
 }
 
-// full is gate.Store with the reading of limits.
-type full interface {
-	gate.Store
-	Usage(ctx context.Context, tenant string, uses []gate.Use, now time.Time) (used []int64, err error)
-}
-
 type suite struct {
-	full
+	gate.Store
 	open   func(t *testing.T) gate.Store
 	misuse error
 	ctx    context.Context
