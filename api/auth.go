@@ -84,8 +84,9 @@ const (
 
 // limiter counts failed authentications per address in fixed windows.
 type limiter struct {
-	mu   sync.Mutex
-	seen map[string]*failures
+	mu    sync.Mutex
+	seen  map[string]*failures
+	swept time.Time
 }
 
 type failures struct {
@@ -102,8 +103,8 @@ func (l *limiter) failed(addr string, now time.Time) time.Duration {
 	defer l.mu.Unlock()
 	f := l.seen[addr]
 	if f == nil {
-		if len(l.seen) >= maxAddresses {
-			l.sweep(now)
+		if len(l.seen) >= maxAddresses && now.Sub(l.swept).Abs() > time.Second {
+			l.sweep(now) // not at each call: it looks at every address
 		}
 		if len(l.seen) >= maxAddresses {
 			addr = "" // all further addresses share one count
@@ -125,6 +126,7 @@ func (l *limiter) failed(addr string, now time.Time) time.Duration {
 }
 
 func (l *limiter) sweep(now time.Time) {
+	l.swept = now
 	for a, f := range l.seen {
 		if age := now.Sub(f.since); age >= failureWindow || age < 0 {
 			delete(l.seen, a)
