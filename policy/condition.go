@@ -135,7 +135,7 @@ func compileCondition(text string, want *cel.Type) (*condition, []exprFault) {
 			if len(faults) == maxExprFaults {
 				break
 			}
-			faults = append(faults, exprFault{max(e.Location.Line(), 1), max(e.Location.Column(), 0), clean(e.Message) + hint(e.Message)})
+			faults = append(faults, exprFault{max(e.Location.Line(), 1), max(e.Location.Column(), 0), explainIssue(e.Message)})
 		}
 		return nil, faults
 	}
@@ -160,7 +160,7 @@ func compileCondition(text string, want *cel.Type) (*condition, []exprFault) {
 	if err != nil {
 		faults = append(faults, exprFault{1, 0, "its cost cannot be estimated: " + clean(err.Error())})
 	} else if estimate.Max > maxEstimate {
-		faults = append(faults, exprFault{1, 0, fmt.Sprintf("the expression can cost more than %d steps on lists of %d elements: do not put a loop over arguments inside another", maxEstimate, assumedSize)})
+		faults = append(faults, exprFault{1, 0, fmt.Sprintf("the expression can cost more than %d steps on lists of %d elements: do less for each element, and put no loop over arguments inside another", maxEstimate, assumedSize)})
 	}
 	if faults != nil {
 		return nil, faults
@@ -172,7 +172,7 @@ func compileCondition(text string, want *cel.Type) (*condition, []exprFault) {
 	}
 	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
 	if estimate.Max > freeEstimate || loops(native.Expr()) {
-		options = append(options, cel.CostLimit(costLimit), cel.CostTrackerOptions(cost.OverloadTracker(fnSame, sameCost)))
+		options = append(options, cel.CostLimit(costLimit), cel.CostTrackerOptions(meters()...))
 	}
 	rewrite(native)
 	strict, issues := env.Check(checked)
@@ -187,12 +187,13 @@ func compileCondition(text string, want *cel.Type) (*condition, []exprFault) {
 
 var undeclared = regexp.MustCompile(`^undeclared reference to '([A-Za-z_][A-Za-z0-9_]*)'`)
 
-func hint(message string) string {
-	m := undeclared.FindStringSubmatch(message)
-	if m == nil {
-		return ""
+// explainIssue words what the checker said; an unknown name gets our own
+// suggestion, which knows the variables of an action.
+func explainIssue(message string) string {
+	if m := undeclared.FindStringSubmatch(message); m != nil {
+		return m[0] + strictyaml.Suggest(m[1], variableNames())
 	}
-	return strictyaml.Suggest(m[1], variableNames())
+	return clean(message)
 }
 
 // loops says whether an expression iterates.
@@ -250,25 +251,6 @@ func (estimator) EstimateSize(n cost.AstNode) *cost.SizeEstimate {
 
 func (estimator) EstimateCallCost(function, overload string, target *cost.AstNode, args []cost.AstNode) *cost.CallEstimate {
 	return nil
-}
-
-// sameCost meters @same as CEL meters ==.
-func sameCost(args []ref.Val, _ ref.Val) *uint64 {
-	size := func(v ref.Val) uint64 {
-		switch x := v.(type) {
-		case types.String:
-			return uint64(len(x))/10 + 1
-		default:
-			if s, ok := v.(interface{ Size() ref.Val }); ok {
-				if n, ok := s.Size().(types.Int); ok {
-					return uint64(n)
-				}
-			}
-		}
-		return 1
-	}
-	n := min(size(args[0]), size(args[1]))
-	return &n
 }
 
 // truth evaluates a condition. Anything but a clean true or false is an error.

@@ -7,6 +7,7 @@ import (
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/cost"
 	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/overloads"
 	"cel.dev/cel-go/common/types"
@@ -27,6 +28,10 @@ import (
 //   - int() cuts fractions off and reads "5_00", double() reads "NaN". They become
 //     exact.
 //
+// And in one where the meter is: it takes size() of a text and the comparison
+// of a nested list for one step. @size, @same and @among are metered by what
+// they touch.
+//
 // The names begin with @, which no author can write.
 const (
 	fnSame   = "@same"
@@ -36,6 +41,8 @@ const (
 	fnInt    = "@int"
 	fnDouble = "@double"
 	fnShort  = "@short"
+	fnSize   = "@size"
+	fnAmong  = "@among"
 )
 
 // maxMatched is the longest text, in bytes, that a regular expression is run on.
@@ -58,6 +65,13 @@ func strictFunctions() []cel.EnvOption {
 		typed(fnNumber, classNumber),
 		typed(fnText, classText),
 		typed(fnTruth, classTruth),
+		cel.Function(fnAmong, cel.Overload(fnAmong, []*cel.Type{cel.DynType, cel.DynType}, cel.BoolType, cel.BinaryBinding(among))),
+		unary(fnSize, cel.DynType, cel.IntType, func(v ref.Val) ref.Val {
+			if s, ok := v.(traits.Sizer); ok {
+				return s.Size()
+			}
+			return types.NewErr("size() of %s", classOf(v))
+		}),
 		unary(fnInt, cel.DynType, cel.IntType, exactInt),
 		unary(fnDouble, cel.DynType, cel.DoubleType, exactDouble),
 		unary(fnShort, cel.DynType, cel.DynType, func(v ref.Val) ref.Val {
@@ -104,7 +118,81 @@ func same(l, r ref.Val) ref.Val {
 	if a != b && a != classNull && b != classNull {
 		return types.NewErr("%s is compared with %s", a, b)
 	}
+	if a == classList || a == classObject {
+		if extent(l, maxCompared) > maxCompared {
+			return types.NewErr("%s of more than %d values is compared", a, maxCompared)
+		}
+	}
 	return types.Equal(l, r)
+}
+
+// maxCompared is the largest list or object that is compared whole, in values at
+// all depths.
+const maxCompared = 10_000
+
+// extent counts the values of v at all depths; it stops past limit.
+func extent(v ref.Val, limit int) int {
+	n := 1
+	switch c := v.(type) {
+	case traits.Mapper:
+		for it := c.Iterator(); it.HasNext() == types.True && n <= limit; {
+			n += extent(c.Get(it.Next()), limit-n)
+		}
+	case traits.Lister:
+		for it := c.Iterator(); it.HasNext() == types.True && n <= limit; {
+			n += extent(it.Next(), limit-n)
+		}
+	}
+	return n
+}
+
+// among is `in` for what is not written out: a value in a list, a key in an
+// object. Only simple values are looked for, so that one look costs one step.
+func among(v, in ref.Val) ref.Val {
+	switch classOf(v) {
+	case classText, classNumber, classTruth, classNull:
+	default:
+		return types.NewErr("%s cannot be looked for with in", classOf(v))
+	}
+	if c, ok := in.(traits.Container); ok {
+		switch classOf(in) {
+		case classList, classObject:
+			return c.Contains(v)
+		}
+	}
+	return types.NewErr("in looks into %s", classOf(in))
+}
+
+// meters are the costs of what the standard meter does not know.
+func meters() []cost.TrackerOption {
+	text := func(v ref.Val) uint64 {
+		if s, ok := v.(types.String); ok {
+			return uint64(len(s)) / 10
+		}
+		return 0
+	}
+	return []cost.TrackerOption{
+		cost.OverloadTracker(fnSame, func(args []ref.Val, _ ref.Val) *uint64 {
+			n := 1 + min(text(args[0]), text(args[1]))
+			if c := classOf(args[0]); c == classList || c == classObject {
+				n += uint64(extent(args[0], maxCompared))
+			}
+			return &n
+		}),
+		cost.OverloadTracker(fnSize, func(args []ref.Val, _ ref.Val) *uint64 {
+			n := 1 + text(args[0])
+			return &n
+		}),
+		cost.OverloadTracker(fnAmong, func(args []ref.Val, _ ref.Val) *uint64 {
+			n := 1 + text(args[0])
+			if l, ok := args[1].(traits.Lister); ok {
+				if size, ok := l.Size().(types.Int); ok {
+					n += uint64(size)
+				}
+			}
+			return &n
+		}),
+	}
 }
 
 func exactInt(v ref.Val) ref.Val {
@@ -137,7 +225,7 @@ func exactDouble(v ref.Val) ref.Val {
 		return n
 	case types.String:
 		s := string(n)
-		if strings.Trim(s, "0123456789.-") == "" {
+		if len(s) <= maxDigits && strings.Trim(s, "0123456789.-") == "" {
 			if f, err := strconv.ParseFloat(s, 64); err == nil && !math.IsInf(f, 0) {
 				return types.Double(f)
 			}
@@ -147,8 +235,14 @@ func exactDouble(v ref.Val) ref.Val {
 	return types.NewErr("double() of %s", classOf(v))
 }
 
+// maxDigits is the longest text that is read as a number.
+const maxDigits = 64
+
 // decimal reads -?(0|[1-9][0-9]*) that fits.
 func decimal(s string) (int64, bool) {
+	if len(s) > maxDigits {
+		return 0, false
+	}
 	digits := strings.TrimPrefix(s, "-")
 	if digits == "" || (digits[0] == '0' && s != "0") || strings.Trim(digits, "0123456789") != "" {
 		return 0, false
@@ -187,16 +281,26 @@ func (r *rewriter) expr(e ast.Expr) {
 	case operators.LogicalAnd:
 		e.SetKindCase(r.conditional(args[0], r.truth(args[1]), r.literal(types.False)))
 	case operators.Equals:
-		if r.dynamic(args[0]) || r.dynamic(args[1]) {
+		if !r.simple(args[0]) || !r.simple(args[1]) {
 			e.SetKindCase(r.NewCall(r.id(), fnSame, args...))
 		}
 	case operators.NotEquals:
-		if r.dynamic(args[0]) || r.dynamic(args[1]) {
+		if !r.simple(args[0]) || !r.simple(args[1]) {
 			e.SetKindCase(r.NewCall(r.id(), operators.LogicalNot, r.NewCall(r.id(), fnSame, args...)))
 		}
 	case operators.In:
-		if f := listClass(args[1]); f != "" && r.dynamic(args[0]) {
+		f := listClass(args[1])
+		switch {
+		case f == "":
+			e.SetKindCase(r.NewCall(r.id(), fnAmong, args...))
+		case r.dynamic(args[0]):
 			e.SetKindCase(r.NewCall(r.id(), operators.In, r.NewCall(r.id(), f, args[0]), args[1]))
+		}
+	case overloads.Size:
+		if call.IsMemberFunction() {
+			e.SetKindCase(r.NewCall(r.id(), fnSize, call.Target()))
+		} else {
+			e.SetKindCase(r.NewCall(r.id(), fnSize, args...))
 		}
 	case overloads.TypeConvertInt:
 		e.SetKindCase(r.NewCall(r.id(), fnInt, args...))
@@ -230,6 +334,16 @@ func (r *rewriter) truth(e ast.Expr) ast.Expr {
 func (r *rewriter) dynamic(e ast.Expr) bool {
 	switch r.checked.GetType(e.ID()).Kind() {
 	case types.DynKind, types.AnyKind, types.TypeParamKind:
+		return true
+	}
+	return false
+}
+
+// simple says that a value is known at load to be a text, number or truth
+// value, or a time.
+func (r *rewriter) simple(e ast.Expr) bool {
+	switch r.checked.GetType(e.ID()).Kind() {
+	case types.StringKind, types.IntKind, types.UintKind, types.DoubleKind, types.BoolKind, types.TimestampKind, types.DurationKind:
 		return true
 	}
 	return false
