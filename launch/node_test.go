@@ -1,6 +1,7 @@
 package launch_test
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 
@@ -272,6 +273,9 @@ pinned`,
 	},
 }
 
+// undiciNotice is what some Node 22 releases print in a worker thread, before a preload is run there.
+var undiciNotice = regexp.MustCompile(`(?m)^.*\[UNDICI-EHPA\] Warning: .*\n.*--trace-warnings.*\n`)
+
 func TestNodeGoesThroughTheSidecar(t *testing.T) {
 	node := need(t, "node")
 	for _, tt := range scripts {
@@ -282,7 +286,7 @@ func TestNodeGoesThroughTheSidecar(t *testing.T) {
 			if got, want := strings.TrimSpace(stdout), strings.TrimSpace(tt.want); got != want {
 				t.Errorf("the program printed\n%s\nwant\n%s", got, want)
 			}
-			if stderr != "" {
+			if stderr = undiciNotice.ReplaceAllString(stderr, ""); stderr != "" {
 				t.Errorf("standard error is not empty: %s", stderr)
 			}
 			s.wantTargets(t, tt.targets...)
@@ -395,8 +399,8 @@ func TestNodeKeepsWhatTheParentAsked(t *testing.T) {
 		o.ProxyURL = strings.Replace(o.ProxyURL, "http://", "http://agent%40home:sk_live_x@", 1)
 		o.Environ = append(o.Environ, `NODE_OPTIONS=--no-deprecation --require "`+other+`"`)
 	})
-	stdout, stderr := run(t, env, node, "-p", "process.noDeprecation; globalThis.other.then((e) => console.log(process.noDeprecation, e.path)); 0")
-	if stdout != "0\ntrue /early\n" || stderr != "" {
+	stdout, stderr := run(t, env, node, "-e", "globalThis.other.then((e) => console.log(process.noDeprecation, e.path))")
+	if stdout != "true /early\n" || stderr != "" {
 		t.Errorf("stdout %q, stderr %q", stdout, stderr)
 	}
 	s.mu.Lock()

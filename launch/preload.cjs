@@ -18,12 +18,24 @@
 
 (() => {
   const loaded = Symbol.for('actpass.launch.preload');
-  if (globalThis[loaded] || !process.env.ACTPASS_PROXY_URL) return;
+  if (globalThis[loaded]) return;
   try {
     Object.defineProperty(globalThis, loaded, { value: true });
-    install();
+    quietUndiciWarning();
+    if (process.env.ACTPASS_PROXY_URL) install();
   } catch {
     // What was patched before the fault stays; the rest goes direct, which `actpass doctor` can see and this file may not say.
+  }
+
+  // Some Node 22 releases announce on stderr that NODE_USE_ENV_PROXY is experimental, as soon as this file has run. The
+  // program did not ask for it, so that one notice is swallowed.
+  function quietUndiciWarning() {
+    if (!/^2[23]\./.test(process.versions.node)) return;
+    const emit = process.emit;
+    process.emit = function (event, warning, ...rest) {
+      if (event === 'warning' && warning?.code === 'UNDICI-EHPA') return false;
+      return Reflect.apply(emit, this, [event, warning, ...rest]);
+    };
   }
 
   function install() {
@@ -39,7 +51,7 @@
     const credentials = basic(new URL(process.env.ACTPASS_PROXY_URL));
     const direct = bypassRules();
 
-    steps(quietUndiciWarning, globalAgents, agents, upgrades, http2Connect, npmUndici, dispatcher);
+    steps(globalAgents, agents, upgrades, http2Connect, npmUndici, dispatcher);
     // `import { request } from 'node:https'` reads a copy of the exports.
     require('module').syncBuiltinESMExports();
 
@@ -73,9 +85,12 @@
     // bypassRules answers (host, port) => true for what connects directly: the sidecar's own listeners, and NO_PROXY.
     // Entries are host, .suffix, *.suffix, address, CIDR or *, each with an optional :port.
     function bypassRules() {
-      const own = [process.env.ACTPASS_PROXY_URL, process.env.ACTPASS_REVERSE_URL, process.env.ACTPASS_API_URL]
-        .filter(Boolean)
-        .map(endpoint);
+      const own = [proxy];
+      for (const text of [process.env.ACTPASS_REVERSE_URL, process.env.ACTPASS_API_URL]) {
+        try {
+          own.push(endpoint(text));
+        } catch {}
+      }
       const names = [];
       const nets = new net.BlockList();
       let all = false;
@@ -465,10 +480,9 @@
       const current = Symbol.for('undici.globalDispatcher.1');
       const next = Symbol.for('undici.globalDispatcher.2');
       void globalThis.Headers; // loads Node's undici, which then stands behind the symbol
-      const standing = globalThis[next] || globalThis[current];
-      const Agent = agentClass(standing);
-      if (!Agent) return;
-      const plain = standing.constructor === Agent ? standing : new Agent();
+      const plain = globalThis[next] || globalThis[current];
+      const Agent = plain?.constructor; // Node does not export it
+      if (Agent?.name !== 'Agent') return;
 
       const upgrade = (params, raw, callback) => {
         const servername = params.servername || (net.isIP(bare(params.hostname)) ? '' : bare(params.hostname));
@@ -518,17 +532,15 @@
       for (const symbol of [next, current]) {
         if (globalThis[symbol]) globalThis[symbol] = agent;
       }
-    }
 
-    // agentClass finds undici's Agent, which Node does not export, from the global dispatcher: an Agent, or under
-    // NODE_USE_ENV_PROXY=1 an EnvHttpProxyAgent that holds some.
-    function agentClass(standing) {
-      if (!standing) return null;
-      if (standing.constructor.name === 'Agent') return standing.constructor;
-      for (const key of Object.getOwnPropertySymbols(standing)) {
-        if (standing[key]?.constructor?.name === 'Agent') return standing[key].constructor;
-      }
-      return null;
+      // Under NODE_USE_ENV_PROXY=1 Node sets an EnvHttpProxyAgent after this file has run. It knows fewer forms of NO_PROXY
+      // and drops the sidecar's sentence from a refusal, so what it is given goes to ours.
+      const base = Object.getPrototypeOf(Agent.prototype);
+      const dispatch = base.dispatch;
+      base.dispatch = function (options, handler) {
+        if (this.constructor.name === 'EnvHttpProxyAgent') return agent.dispatch(options, handler);
+        return dispatch.call(this, options, handler);
+      };
     }
 
     // npm's undici gives each Agent, Pool and Client a connector made by lib/core/connect.js; with a connected `httpSocket`
@@ -555,24 +567,6 @@
           viaTunnel(params, (p, raw, done) => own({ ...p, httpSocket: raw }, done), callback);
         };
       };
-    }
-
-    // Some Node 22 releases announce on stderr that NODE_USE_ENV_PROXY is experimental. The program did not ask for it and
-    // this file has replaced it, so that one notice, queued before this file ran, is taken out of the queue's way.
-    function quietUndiciWarning() {
-      if (process.env.NODE_USE_ENV_PROXY !== '1') return;
-      const emit = process.emit;
-      const inherited = !Object.prototype.hasOwnProperty.call(process, 'emit');
-      const quiet = function (event, warning, ...rest) {
-        if (event === 'warning' && warning?.code === 'UNDICI-EHPA') return false;
-        return Reflect.apply(emit, this, [event, warning, ...rest]);
-      };
-      process.emit = quiet;
-      setImmediate(() => {
-        if (process.emit !== quiet) return;
-        if (inherited) delete process.emit;
-        else process.emit = emit;
-      }).unref();
     }
   }
 })();
