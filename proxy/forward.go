@@ -307,7 +307,7 @@ func (x *exchange) sign(h http.Header) {
 	if d.ApprovalRequestID != "" {
 		h["ActPass-Approval"] = []string{d.ApprovalRequestID}
 	}
-	if x.conn.lint != nil && x.conn.lint.bodyFault() != "" {
+	if x.mustClose() {
 		h["Connection"] = []string{"close"}
 	}
 }
@@ -363,6 +363,5 @@ func (x *exchange) failed(status int, code, sentence string) {
 		shape = "grpc"
 	}
 	a := render(&gate.Refusal{Status: status, Decision: d, Sentence: sentence, Shape: shape})
-	x.wrote = true
-	a.write(x.w, x.r)
+	x.answer(&a)
 }

@@ -47,6 +47,7 @@ type exchange struct {
 	stream     *stream // the body as it is sent, where it streams
 	permit     *gate.Permit
 
+	closing  bool // the connection must not be used after this answer
 	wrote    bool // the answer has begun
 	status   int
 	decision evidence.Decision
@@ -70,9 +71,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if h.close {
-		w.Header()["Connection"] = []string{"close"}
-	}
+	x.closing = h.close
 	switch {
 	case h.tooLarge || r.ProtoMajor > 1 && headSize(r) > s.opt.MaxHeaderBytes:
 		x.unjudged(http.StatusRequestHeaderFieldsTooLarge, ReasonHeadTooLarge,
@@ -110,6 +109,7 @@ func (x *exchange) describe(h head) bool {
 		delete(r.Header, "Cache-Control") // net/http made it up (RFC 7234 section 5.4)
 	}
 	claims, found := stripRequest(r.Header)
+	x.closing = x.closing || len(found) > 0
 	x.req = &gate.Request{
 		Door: x.conn.door, UserID: claims.user, Goal: claims.goal, Passport: claims.passport,
 		Identity: x.s.gate.ConfigIdentity(),
@@ -342,9 +342,7 @@ func basicAuth(auth []string) (user, password string, ok bool) {
 
 // unjudged refuses a request that was not described.
 func (x *exchange) unjudged(status int, code, detail string, h head) {
-	if h.close {
-		x.w.Header()["Connection"] = []string{"close"}
-	}
+	x.closing = x.closing || h.close
 	line := h.line
 	if line == "" {
 		line = x.r.Method + " " + x.r.RequestURI + " " + x.r.Proto
@@ -414,8 +412,23 @@ func (x *exchange) refuse(refusal *gate.Refusal) {
 	}
 	a := render(refusal)
 	x.decision, x.status, x.note = refusal.Decision, refusal.Status, "refused"
+	x.answer(&a)
+}
+
+// answer sends an answer of our own.
+func (x *exchange) answer(a *answer) {
 	x.wrote = true
+	if x.mustClose() {
+		a.header["Connection"] = []string{"close"}
+	}
 	a.write(x.w, x.r)
+}
+
+// mustClose says whether what was seen of this connection makes it unfit for
+// another request. Over HTTP/2, net/http takes the header as a wish to go away,
+// which would cost the other streams; framing cannot be ambiguous there.
+func (x *exchange) mustClose() bool {
+	return x.conn.lint != nil && (x.closing || x.conn.lint.bodyFault() != "")
 }
 
 func isGRPC(h http.Header) bool {
@@ -446,7 +459,7 @@ func (x *exchange) end() {
 				d.Decision = "deny"
 			}
 			a := render(&gate.Refusal{Status: x.status, Decision: d, Sentence: "The sidecar failed while it handled this call. The fault is recorded."})
-			a.write(x.w, x.r)
+			x.answer(&a)
 		}
 	}
 	x.log()

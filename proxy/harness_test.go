@@ -469,3 +469,5 @@ func portOf(t *testing.T, addr string) int {
 	n, _ := strconv.Atoi(p)
 	return n
 }
+
+func newReader(r io.Reader) *bufio.Reader { return bufio.NewReader(r) }
