@@ -207,8 +207,8 @@ func (c Case) Split() (Head, []byte, error) {
 
 // Bytes gives the case as it must be written at a door. listen is the Host that
 // the reverse door is asked for, and prefix its route ("/stripe"); the other
-// doors need neither. Forward writes the target in absolute form.
-func (c Case) Bytes(door, authority, listen, prefix string) []byte {
+// doors need neither. Forward writes the target in absolute form, over http.
+func (c Case) Bytes(door, listen, prefix string) []byte {
 	line, rest, ok := bytes.Cut(c.Raw, crlf)
 	method, target, ok2 := bytes.Cut(line, []byte(" "))
 	if !ok || !ok2 {
@@ -217,10 +217,10 @@ func (c Case) Bytes(door, authority, listen, prefix string) []byte {
 	var before string
 	switch door {
 	case Forward:
-		before = "http://" + authority
+		before = "http://" + c.Authority
 	case Reverse:
 		before = prefix
-		rest = bytes.Replace(rest, []byte("Host: "+authority+"\r\n"), []byte("Host: "+listen+"\r\n"), 1)
+		rest = bytes.Replace(rest, []byte("Host: "+c.Authority+"\r\n"), []byte("Host: "+listen+"\r\n"), 1)
 	default:
 		return c.Raw
 	}

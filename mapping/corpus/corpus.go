@@ -74,18 +74,21 @@ func (o Outcome) String() string {
 
 // Case is one request and what must happen to it.
 type Case struct {
-	Name     string // unique over the corpus: "class/name"
-	Class    string // file name of the archive without .txtar
-	File     string // path within the file system given to Load
-	Why      string // one sentence: who reads it how
-	Carrier  string // H1, H2 or Both
-	Doors    []string
-	Wire     bool // visible only on the wire: it cannot be put as a parsed head
-	Scheme   string
-	Expect   Outcome
-	Statuses []int  // of Refuse and Either, never empty there
-	Tool     string // of Canonical, Either and Allow
-	Raw      []byte // the request on the wire, origin-form, HTTP/1 spelling
+	Name    string // unique over the corpus: "class/name"
+	Class   string // file name of the archive without .txtar
+	File    string // path within the file system given to Load
+	Why     string // one sentence: who reads it how
+	Carrier string // H1, H2 or Both
+	Doors   []string
+	Wire    bool // visible only on the wire: it cannot be put as a parsed head
+	Scheme  string
+	// Authority is the host of the connection (the CONNECT target), port 443 for
+	// https and 80 for http.
+	Authority string
+	Expect    Outcome
+	Statuses  []int  // of Refuse and Either, never empty there
+	Tool      string // of Canonical, Either and Allow
+	Raw       []byte // the request on the wire, origin-form, HTTP/1 spelling
 }
 
 // At says whether the case is meant for that door.
@@ -139,7 +142,7 @@ func Load(fsys fs.FS, dir string) ([]Case, error) {
 
 // parse reads one case: comment lines with the properties, then the bytes.
 func parse(data []byte) (Case, error) {
-	c := Case{Carrier: Both, Doors: doors, Scheme: "https"}
+	c := Case{Carrier: Both, Doors: doors, Scheme: "https", Authority: "api.stripe.com"}
 	gzipBody, hasExpect := false, false
 	for {
 		line, rest, ok := bytes.Cut(data, []byte("\n"))
@@ -177,6 +180,11 @@ func parse(data []byte) (Case, error) {
 				err = fmt.Errorf("scheme %q: want http or https", value)
 			}
 			c.Scheme = value
+		case "authority":
+			if value == "" {
+				err = fmt.Errorf("an empty authority")
+			}
+			c.Authority = value
 		case "body":
 			if value != "gzip" {
 				err = fmt.Errorf("body %q: only \"gzip\" is known", value)
