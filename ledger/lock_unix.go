@@ -3,11 +3,15 @@
 package ledger
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
+
+// ErrLocked is in the chain of Open's error where another process holds the log.
+var ErrLocked = errors.New("the log is in use")
 
 // lockFile takes an exclusive lock that ends with the process, however it ends.
 func lockFile(name string) (*os.File, error) {
@@ -17,7 +21,7 @@ func lockFile(name string) (*os.File, error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = f.Close() // nothing was written
-		return nil, fmt.Errorf("ledger: lock %s: another process holds this log; stop it, or give this one a data dir of its own: %w", name, err)
+		return nil, fmt.Errorf("ledger: lock %s: another process holds this log; stop it, or give this one a data dir of its own: %w: %w", name, ErrLocked, err)
 	}
 	return f, nil
 }

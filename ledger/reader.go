@@ -90,7 +90,7 @@ func (r *Reader) advance(segment uint64) (err error) {
 		offset = 0 // a failed batch was taken back
 	}
 	next := max(segment, r.end.index)
-	for lines := newLineReader(f, offset, 256<<10); ; {
+	for lines := newLineReader(f, offset, scanChunk); ; {
 		line, _, whole, err := lines.line()
 		if errors.Is(err, io.EOF) || (err == nil && !whole) {
 			return nil
@@ -238,7 +238,7 @@ func verifySegment(fsys fileSystem, v *evidence.Verifier, name string, segment u
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	committed := int64(0)
-	for lines := newLineReader(f, 0, 1<<20); ; {
+	for lines := newLineReader(f, 0, scanChunk); ; {
 		line, _, whole, err := lines.line()
 		if errors.Is(err, io.EOF) {
 			break

@@ -157,7 +157,7 @@ func (s *scan) segment(i int, offset int64) (err error) {
 		first   uint64
 		bad     *evidence.Fault
 	)
-	for r := newLineReader(f, offset, 256<<10); ; {
+	for r := newLineReader(f, offset, scanChunk); ; {
 		line, at, whole, err := r.line()
 		if errors.Is(err, io.EOF) {
 			break
@@ -233,7 +233,7 @@ func (s *scan) tail(f file, segment uint64, bad *evidence.Fault) error {
 	// Only one batch is ever on its way (Async may have several): a second signed
 	// checkpoint behind the bad place means that the first was acknowledged.
 	synced := 0
-	for r := newLineReader(f, good, 256<<10); ; {
+	for r := newLineReader(f, good, scanChunk); ; {
 		line, _, whole, err := r.line()
 		if err != nil || !whole {
 			break

@@ -18,6 +18,8 @@ const (
 	segmentExt  = ".log"
 	// maxLine bounds a line of a segment. Longer ones are not ours.
 	maxLine = 2*MaxRecord + 4096
+	// scanChunk is how much a scan reads at a time.
+	scanChunk = 64 << 10
 )
 
 func segmentPath(dir string, first uint64) string {
