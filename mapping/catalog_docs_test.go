@@ -98,11 +98,7 @@ func catalogPage(t *testing.T, set *mapping.Set) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	type row struct {
-		calls    []string
-		sections string
-	}
-	rows, order, section := map[string]*row{}, []string{}, ""
+	calls, order, section := map[string][]string{}, []string{}, ""
 	var sections []string
 	perSection := map[string][]string{}
 	rules := 0
@@ -122,10 +118,7 @@ func catalogPage(t *testing.T, set *mapping.Set) string {
 			name = toolName.FindStringSubmatch(lines[i+1])
 		}
 		tool := name[1]
-		r := rows[tool]
-		if r == nil {
-			r = &row{}
-			rows[tool] = r
+		if calls[tool] == nil {
 			order = append(order, tool)
 			perSection[section] = append(perSection[section], tool)
 		}
@@ -137,7 +130,7 @@ func catalogPage(t *testing.T, set *mapping.Set) string {
 		if host != "" && !strings.Contains(host, "api.stripe.com") {
 			call += host
 		}
-		r.calls = append(r.calls, "`"+call+m[3]+"`")
+		calls[tool] = append(calls[tool], "`"+call+m[3]+"`")
 	}
 	if rules != set.Len() {
 		t.Fatalf("the page shows %d rules, the pack has %d", rules, set.Len())
@@ -157,8 +150,8 @@ func catalogPage(t *testing.T, set *mapping.Set) string {
 	}
 	fmt.Fprintf(&b, "| risk | tools | what |\n|---|---|---|\n"+
 		"| `critical` | %d | money or access leaves for good: payouts, transfers, payout destinations, keys, webhooks; deletion of accounts and people |\n"+
-		"| `high` | %d | money moves; something is deleted, granted, sent or published |\n"+
-		"| `medium` | %d | other writes; reads that show people or secrets in bulk |\n"+
+		"| `high` | %d | money moves; something is deleted, granted, sent or published; a read can show a secret in clear |\n"+
+		"| `medium` | %d | other writes; reads that show people in bulk |\n"+
 		"| `low` | %d | the other reads |\n", counts["critical"], counts["high"], counts["medium"], counts["low"])
 	for _, s := range sections {
 		if len(perSection[s]) == 0 {
@@ -182,7 +175,7 @@ func catalogPage(t *testing.T, set *mapping.Set) string {
 				args = append(args, text)
 			}
 			sort.Strings(args)
-			fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", tool, info.Risk, strings.Join(rows[tool].calls, ", "), strings.ReplaceAll(strings.Join(args, ", "), "*", `\*`))
+			fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", tool, info.Risk, strings.Join(calls[tool], ", "), strings.ReplaceAll(strings.Join(args, ", "), "*", `\*`))
 		}
 	}
 	return b.String()

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"flag"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -19,13 +21,18 @@ import (
 
 var update = flag.Bool("update", false, "rewrite what the tests derive (docs/catalog.md, the calls in requests.txtar); read the difference")
 
-func stripePack(t testing.TB) *mapping.Set {
-	t.Helper()
+// compiledPack is the pack, compiled once: a Set is immutable.
+var compiledPack = sync.OnceValues(func() (*mapping.Set, error) {
 	src, err := mapping.Pack("stripe")
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	set, err := mapping.Compile([]mapping.Source{src}, mapping.Options{})
+	return mapping.Compile([]mapping.Source{src}, mapping.Options{})
+})
+
+func stripePack(t testing.TB) *mapping.Set {
+	t.Helper()
+	set, err := compiledPack()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,6 +175,50 @@ func TestStripeOperationsAreMapped(t *testing.T) {
 		if byTool[tool] == nil {
 			t.Errorf("group %s: no operation has that tool", tool)
 		}
+	}
+}
+
+// TestStripeOperationsAreListed compares the list with the API document itself,
+// where stripe-mock's module is at hand.
+func TestStripeOperationsAreListed(t *testing.T) {
+	cache := os.Getenv("GOMODCACHE")
+	if cache == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			t.Skip("no module cache: " + err.Error())
+		}
+		cache = filepath.Join(home, "go", "pkg", "mod")
+	}
+	data, err := os.ReadFile(filepath.Join(cache, "github.com", "stripe", "stripe-mock@v0.203.0", "embedded", "openapi", "spec3.json"))
+	if err != nil {
+		t.Skip("stripe-mock v0.203.0 is not in the module cache")
+	}
+	var doc struct {
+		Paths map[string]map[string]struct {
+			OperationID string `json:"operationId"`
+		} `json:"paths"`
+	}
+	if err := json.Unmarshal(data, &doc); err != nil {
+		t.Fatal(err)
+	}
+	listed := map[string]bool{}
+	for _, op := range stripeOperations(t) {
+		listed[op.method+" "+op.path+" "+op.id] = true
+	}
+	found := 0
+	for path, item := range doc.Paths {
+		for method, op := range item {
+			if op.OperationID == "" {
+				continue
+			}
+			found++
+			if key := strings.ToUpper(method) + " " + path + " " + op.OperationID; !listed[key] {
+				t.Errorf("testdata/stripe/operations.txt lacks %s", key)
+			}
+		}
+	}
+	if found < 594 {
+		t.Errorf("%d operations in the document, want 594", found)
 	}
 }
 
