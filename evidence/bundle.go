@@ -129,6 +129,9 @@ func VerifyBundle(r io.Reader, vkey string, record func(Entry) error) (BundleRep
 	if h.Version != BundleVersion {
 		return rep, fmt.Errorf("evidence: the bundle has format %d; this program reads %d", h.Version, BundleVersion)
 	}
+	if again, err := AppendBundleHeader(nil, h.Key, []byte(h.Checkpoint)); err != nil || string(again[:len(again)-1]) != string(head) {
+		return rep, errors.New("evidence: the header of the bundle is not in its canonical form: it was altered")
+	}
 	if vkey == "" {
 		vkey = h.Key
 	}
@@ -196,7 +199,7 @@ func checkBundleLine(line []byte, c Checkpoint, last int64) (Entry, error) {
 	}
 	proof := make([]Hash, len(l.P))
 	for i, s := range l.P {
-		h, err := tlog.ParseHash(s)
+		h, err := parseHash(s)
 		if err != nil {
 			return Entry{}, altered("its proof is malformed")
 		}
@@ -205,7 +208,11 @@ func checkBundleLine(line []byte, c Checkpoint, last int64) (Entry, error) {
 	if err := checkInclusion(c, l.I, leaf, proof); err != nil {
 		return Entry{}, altered(reason(err))
 	}
-	return Entry{Index: l.I, LeafHash: l.H, Record: bytes.Clone(record)}, nil
+	e := Entry{Index: l.I, LeafHash: l.H, Record: bytes.Clone(record)}
+	if again := AppendBundleLine(nil, e, proof); string(again[:len(again)-1]) != string(line) {
+		return Entry{}, altered("its line is not in its canonical form")
+	}
+	return e, nil
 }
 
 // maxBundleLine bounds a line of a bundle: the largest record, and a proof.

@@ -106,6 +106,8 @@ type Log struct {
 	readMu sync.Mutex
 	hint   cursor // where the last Read from disk ended
 
+	proofs nodes
+
 	mu         sync.Mutex
 	closing    bool
 	next       *batch // what Append collects
@@ -364,7 +366,7 @@ func (l *Log) Close() error {
 	<-l.stopped
 	close(l.publish)
 	<-l.quiet
-	err := errors.Join(l.err, l.publishNow(), l.w.close(), l.lock.Close())
+	err := errors.Join(l.err, l.publishNow(), l.w.close(), l.proofs.close(), l.lock.Close())
 	if l.lost > 0 {
 		err = errors.Join(fmt.Errorf("ledger: close: %d queued records could not be written", l.lost), err)
 	}

@@ -24,6 +24,7 @@ type Reader struct {
 	mu   sync.Mutex
 	hint cursor
 	end  cursor // behind the last checkpoint that was seen; index is the size there
+	last []byte // that checkpoint
 }
 
 // OpenReader opens the log in dir for reading.
@@ -109,6 +110,7 @@ func (r *Reader) advance(segment uint64) (err error) {
 		}
 		if l.Commit != nil {
 			r.end = cursor{segment: segment, offset: lines.next, index: next}
+			r.last = l.Commit
 		}
 	}
 }
