@@ -194,6 +194,39 @@ hello ws.test via connect`,
 		once: []string{"ws.test:443", "ws.test:80"},
 	},
 	{
+		// npm's undici as far as it matters here: an Agent's connector is made by lib/core/connect.js, and does only the TLS
+		// when it is given a socket.
+		name: "the connector of npm's undici", file: "a.cjs",
+		text: `
+const { mkdirSync, writeFileSync } = require('fs'), { join } = require('path');
+const dir = join(__dirname, 'node_modules', 'undici', 'lib', 'core');
+mkdirSync(dir, { recursive: true });
+writeFileSync(join(dir, 'connect.js'), ` + "`" + `
+const net = require('net'), tls = require('tls');
+module.exports = (options) => ({ hostname, protocol, port, httpSocket }, callback) => {
+  const socket = protocol === 'https:'
+    ? tls.connect({ ...options, host: hostname, port: port || 443, servername: hostname, socket: httpSocket })
+    : net.connect(port || 80, hostname);
+  socket.once(protocol === 'https:' ? 'secureConnect' : 'connect', () => callback(null, socket)).once('error', callback);
+};` + "`" + `);
+const connect = require(join(dir, 'connect.js'))({ rejectUnauthorized: true });
+for (const protocol of ['https:', 'http:', 'https:']) {
+  const hostname = protocol === 'https:' ? 'agent.test' : 'refused.test';
+  connect({ hostname, protocol, port: '' }, (err, socket) => {
+    if (err) return console.log(err.statusCode);
+    socket.end('GET / HTTP/1.0\r\nHost: agent.test\r\n\r\n');
+    let text = '';
+    socket.on('data', (d) => (text += d)).on('end', () => console.log(line(JSON.parse(text.split('\r\n\r\n')[1]))));
+  });
+}
+`,
+		want: `
+403
+connect GET https://agent.test/ HTTP/1.0 0
+connect GET https://agent.test/ HTTP/1.0 0`,
+		targets: []string{"agent.test:443", "refused.test:80"},
+	},
+	{
 		name: "refusals carry the status and the sentence", file: "a.mjs",
 		text: `
 import http from 'http'; import https from 'https'; import http2 from 'http2';
