@@ -131,7 +131,7 @@ func repeat(s []byte) (n int, out []byte, err error) {
 		unit = append(unit, add...)
 		i += k
 	}
-	if count*len(unit) > maxExpanded {
+	if len(unit) > 0 && count > maxExpanded/len(unit) {
 		return 0, nil, fmt.Errorf("\\rep{%d} expands to more than %d bytes", count, maxExpanded)
 	}
 	return len("rep{") + end + 2 + close + 1, bytes.Repeat(unit, count), nil

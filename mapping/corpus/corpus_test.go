@@ -58,7 +58,9 @@ func TestLoadRefuses(t *testing.T) {
 		{"unknown escape", properties + "\\q\n", "escape"},
 		{"bad hex", properties + "\\xzz\n", "escape"},
 		{"raw carriage return", properties + "a\rb\n", "carriage return"},
-		{"too large", properties + "\\rep{99999999}{abc}\n", "more than"},
+		{"too large at once", properties + "\\rep{99999999}{abc}\n", "\\rep{99999999} expands"},
+		{"too large for an integer", properties + "\\rep{9223372036854775807}{abc}\n", "\\rep{9223372036854775807} expands"},
+		{"too large in pieces", properties + "\\rep{3000000}{a}\\rep{3000000}{a}\n", "the case expands"},
 		{"twice", properties + "x\n" + properties + "y\n", "twice"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
