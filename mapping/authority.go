@@ -175,9 +175,8 @@ func oddAuthority(scheme, a string) (host, port string, err error) {
 		if e != nil {
 			fail("is not an internationalised name in canonical form")
 			name, _ = lenientIDNA.ToASCII(host)
-			name = asciiName(strings.ToLower(name), fail)
 		}
-		host = name
+		host = asciiName(strings.ToLower(name), fail)
 	}
 	if host == "" {
 		fail("names no host")

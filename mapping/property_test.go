@@ -197,7 +197,7 @@ func TestNeverSofter(t *testing.T) {
 }
 
 func FuzzAuthority(f *testing.F) {
-	for _, s := range []string{"a.example", "a.example:443", "[::1]:80", "A.EXAMPLE.", "0x7f.1", "b\u00fccher.example", "a@b:1", "[fe80::1%25eth0]", "xn--a", "1.2.3.4:0443", ":", "[", "%"} {
+	for _, s := range []string{"a.example", "a.example:443", "[::1]:80", "A.EXAMPLE.", "0x7f.1", "b\u00fccher.example", "a@b:1", "[fe80::1%25eth0]", "xn--a", "1.2.3.4:0443", "\u00fc.", ":", "[", "%"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
