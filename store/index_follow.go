@@ -32,7 +32,7 @@ const (
 	// followPause is the least time between two batches while the log grows slower
 	// than batches fill: it lets records collect, so that a busy sidecar spends its
 	// processor on calls. CatchUp cuts it short.
-	followPause = 25 * time.Millisecond
+	followPause = 40 * time.Millisecond
 )
 
 // Follow keeps the index up to date with src until ctx ends, whose error it then
@@ -236,7 +236,6 @@ type row struct {
 // them costs a third of reading the whole event.
 type columns struct {
 	ID          string        `json:"id"`
-	EventID     string        `json:"event_id"`
 	Kind        string        `json:"kind"`
 	Time        evidence.Time `json:"time"`
 	TenantID    string        `json:"tenant_id"`
@@ -247,9 +246,6 @@ type columns struct {
 	Enforcement string        `json:"enforcement"`
 	Mode        string        `json:"mode"`
 	ReasonCode  string        `json:"reason_code"`
-	Outcome     struct {
-		State string `json:"state"`
-	} `json:"outcome"`
 }
 
 // late is an outcome whose event is not in the same batch.
@@ -265,23 +261,27 @@ func (f *follower) apply(ctx context.Context, entries []evidence.Entry) (err err
 	byID := make(map[string]int, len(entries))
 	var outcomes []late
 	for _, e := range entries {
-		var c columns
-		if err := jsonv2.Unmarshal(e.Record, &c); err != nil {
-			// A record that this version cannot read is kept, but not found. It must
-			// not stop those after it.
+		// A record that this version cannot read is kept, but not found. It must not
+		// stop those after it.
+		look, err := evidence.Look(e.Record)
+		if err != nil {
 			continue
 		}
-		if c.Kind == evidence.KindOutcome {
-			if i, ok := byID[c.EventID]; ok {
-				rows[i].state = c.Outcome.State
+		if look.Kind == evidence.KindOutcome {
+			if i, ok := byID[look.EventID]; ok {
+				rows[i].state = look.State
 				rows[i].outcome = sql.NullInt64{Int64: int64(e.Index), Valid: true}
 			} else {
-				outcomes = append(outcomes, late{event: c.EventID, state: c.Outcome.State, index: e.Index})
+				outcomes = append(outcomes, late{event: look.EventID, state: look.State, index: e.Index})
 			}
 			continue
 		}
+		var c columns
+		if err := jsonv2.Unmarshal(e.Record, &c); err != nil {
+			continue
+		}
 		byID[c.ID] = len(rows)
-		rows = append(rows, row{index: e.Index, c: c, time: c.Time.UnixMicro(), state: c.Outcome.State})
+		rows = append(rows, row{index: e.Index, c: c, time: c.Time.UnixMicro(), state: look.State})
 	}
 
 	if err := f.exec(ctx, "BEGIN IMMEDIATE"); err != nil {

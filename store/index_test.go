@@ -245,7 +245,7 @@ func TestIndexQueries(t *testing.T) {
 	log := newSliceLog("k")
 	var all []*evidence.Event
 	states := map[string]string{}
-	for i := range 3000 {
+	for i := range 2200 {
 		e := action(i, func(e *evidence.Event) {
 			switch {
 			case i%10 == 0:
@@ -299,9 +299,9 @@ func TestIndexQueries(t *testing.T) {
 		"state":   {Query{State: "forwarded"}, func(e *evidence.Event) bool { return states[e.ID] == "forwarded" && e.Kind != "system" }},
 		"pending": {Query{State: "pending"}, func(e *evidence.Event) bool { return states[e.ID] == "pending" && e.Kind != "system" }},
 		"time": {
-			Query{Kind: KindAll, Since: indexStart.Add(500 * time.Second), Until: indexStart.Add(1900 * time.Second)},
+			Query{Kind: KindAll, Since: indexStart.Add(500 * time.Second), Until: indexStart.Add(1600 * time.Second)},
 			func(e *evidence.Event) bool {
-				return !e.Time.Before(indexStart.Add(500*time.Second)) && e.Time.Before(indexStart.Add(1900*time.Second))
+				return !e.Time.Before(indexStart.Add(500*time.Second)) && e.Time.Before(indexStart.Add(1600*time.Second))
 			},
 		},
 		"before everything": {Query{Until: indexStart.Add(-time.Hour)}, func(*evidence.Event) bool { return false }},
@@ -314,7 +314,7 @@ func TestIndexQueries(t *testing.T) {
 			}
 		}
 		slices.Reverse(want)
-		for _, limit := range []int{7, 1000} {
+		for _, limit := range []int{97, 1000} {
 			q := c.q
 			q.Tenant, q.Limit = "acme", limit
 			var got []string
