@@ -48,6 +48,7 @@ type Set struct {
 	rules        []*Rule
 	index        hostIndex
 	tools        map[string]*toolInfo
+	servers      map[string]*toolInfo // MCP
 	hash         string
 	denyUnmapped bool
 }
@@ -70,7 +71,7 @@ func Compile(sources []Source, opt Options) (*Set, error) {
 	if err := c.faults.Err(); err != nil {
 		return nil, err
 	}
-	c.set.tools = gatherTools(c.set.rules)
+	c.set.tools, c.set.servers = gatherTools(c.set.rules)
 	c.set.hash = "sha256:" + hex.EncodeToString(h.Sum(nil))
 	return c.set, nil
 }

@@ -379,6 +379,9 @@ func (t *typing) settle(v any) (any, bool) {
 		}
 		t.invalid("is a number that cannot be held exactly: %s", show(string(x)))
 		return nil, false
+	case tooDeep:
+		t.invalid("nests deeper than %d levels", maxDepth)
+		return nil, false
 	case json.Number:
 		return t.settle(rawNumber(x))
 	case indexedList:
@@ -470,10 +473,13 @@ func (t *typing) finish(args map[string]any, spec *argSpec) {
 	}
 }
 
-// copyJSON copies a JSON value deeply, turning other integer types into int64.
+// tooDeep stands for what nests deeper than is judged.
+type tooDeep struct{}
+
+// copyJSON copies a JSON value deeply, turning int into int64.
 func copyJSON(v any, depth int) any {
 	if depth > maxDepth {
-		return nil
+		return tooDeep{}
 	}
 	switch x := v.(type) {
 	case map[string]any:
@@ -502,6 +508,10 @@ func (s *Set) TypeArgs(tool string, args map[string]any) (typed map[string]any, 
 	typed, _ = copyJSON(args, 0).(map[string]any)
 	t := typing{text: true}
 	info := s.tools[tool]
+	if rest, ok := strings.CutPrefix(tool, "mcp."); ok && info == nil {
+		server, _, _ := strings.Cut(rest, ".")
+		info = s.servers[server]
+	}
 	if info == nil {
 		t.finish(typed, nil)
 		return typed, nil, t.problems
@@ -517,11 +527,19 @@ func (s *Set) TypeArgs(tool string, args map[string]any) (typed map[string]any, 
 
 // Tool looks a tool up by name.
 func (s *Set) Tool(name string) (ToolInfo, bool) {
-	info := s.tools[name]
-	if info == nil {
-		return ToolInfo{}, false
+	if info := s.tools[name]; info != nil {
+		return info.ToolInfo, true
 	}
-	return info.ToolInfo, true
+	// The tools of an MCP server are known by the server alone.
+	if rest, ok := strings.CutPrefix(name, "mcp."); ok {
+		server, tool, _ := strings.Cut(rest, ".")
+		if info := s.servers[server]; info != nil && tool != "" {
+			found := info.ToolInfo
+			found.Name = name
+			return found, true
+		}
+	}
+	return ToolInfo{}, false
 }
 
 // Tools lists the tools that the rules name, sorted.
@@ -536,14 +554,22 @@ type toolInfo struct {
 
 // gatherTools joins what all rules of a tool declare. Where two disagree, an
 // argument is required only if all require it, and keeps the type of the first.
-func gatherTools(rules []*Rule) map[string]*toolInfo {
-	tools := make(map[string]*toolInfo)
+// The tools of MCP servers are apart, by server.
+func gatherTools(rules []*Rule) (tools, servers map[string]*toolInfo) {
+	tools, servers = make(map[string]*toolInfo), make(map[string]*toolInfo)
 	for _, r := range rules {
-		info := tools[r.Tool]
+		into, key := tools, r.Tool
+		if r.mcp != "" {
+			// The messages that call no tool go by the rule's own name; what is
+			// declared belongs to the calls.
+			tools[r.Tool] = &toolInfo{ToolInfo: ToolInfo{Name: r.Tool, Risk: r.Risk, OpenArgs: true}, spec: compileSpec(nil)}
+			into, key = servers, r.mcp
+		}
+		info := into[key]
 		first := info == nil
 		if first {
 			info = &toolInfo{ToolInfo: ToolInfo{Name: r.Tool, Risk: r.Risk}}
-			tools[r.Tool] = info
+			into[key] = info
 		}
 		if riskRank(r.Risk) > riskRank(info.Risk) {
 			info.Risk = r.Risk
@@ -564,15 +590,17 @@ func gatherTools(rules []*Rule) map[string]*toolInfo {
 			info.Args = append(info.Args, a)
 		}
 	}
-	for _, info := range tools {
-		info.spec = compileSpec(info.Args)
-		for _, a := range info.Args {
-			if a.Secret && !strings.Contains(a.Name, "*") {
-				info.secret = append(info.secret, a.Name)
+	for _, group := range []map[string]*toolInfo{tools, servers} {
+		for _, info := range group {
+			info.spec = compileSpec(info.Args)
+			for _, a := range info.Args {
+				if a.Secret && !strings.Contains(a.Name, "*") {
+					info.secret = append(info.secret, a.Name)
+				}
 			}
 		}
 	}
-	return tools
+	return tools, servers
 }
 
 func riskRank(risk string) int { return slices.Index(risks, risk) }
