@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -67,8 +68,26 @@ func need(t *testing.T, program string) string {
 	if err != nil {
 		t.Skipf("%s is not installed here: its behaviour is not tested", program)
 	}
+	if program == "python3" {
+		return interpreter(path)
+	}
 	return path
 }
+
+// interpreter looks behind a version manager's wrapper, which takes longer than all else that is done with Python here.
+var interpreter = func() func(string) string {
+	var once sync.Once
+	var real string
+	return func(path string) string {
+		once.Do(func() {
+			real = path
+			if out, err := exec.Command(path, "-c", "import sys; print(sys.executable)").Output(); err == nil {
+				real = strings.TrimSpace(string(out))
+			}
+		})
+		return real
+	}
+}()
 
 // run is a child's standard output and error; a child that ends with another status than 0 fails the test.
 func run(t *testing.T, env []string, name string, args ...string) (stdout, stderr string) {

@@ -42,26 +42,29 @@ print(httpx.get(url).text)`)},
 	{name: "bun", program: "bun", args: func(t *testing.T, url string) []string {
 		return []string{script(t, "a.js", "console.log(await (await fetch(process.argv[2])).text())"), url}
 	}},
-	{name: "java HttpURLConnection", program: "java", stderr: "Picked up JAVA_TOOL_OPTIONS: ", args: java(
-		`System.out.write(new java.net.URL(args[0]).openStream().readAllBytes());`)},
-	{name: "java HttpClient", program: "java", stderr: "Picked up JAVA_TOOL_OPTIONS: ", args: java(
-		`var client = java.net.http.HttpClient.newBuilder().version(java.net.http.HttpClient.Version.HTTP_1_1).build();
-System.out.print(client.send(java.net.http.HttpRequest.newBuilder(java.net.URI.create(args[0])).build(),
-    java.net.http.HttpResponse.BodyHandlers.ofString()).body());`)},
+	{name: "java", program: "java", stderr: "Picked up JAVA_TOOL_OPTIONS: ", args: func(t *testing.T, url string) []string {
+		return []string{"-XX:TieredStopAtLevel=1", script(t, "A.java", javaSource), url}
+	}},
 }
+
+// javaSource fetches by the old client and by the new one.
+const javaSource = `
+import java.net.URI;
+import java.net.http.*;
+public class A {
+  public static void main(String[] args) throws Exception {
+    URI uri = URI.create(args[0]);
+    System.out.write(uri.toURL().openStream().readAllBytes());
+    System.out.flush();
+    System.out.print(HttpClient.newHttpClient().send(HttpRequest.newBuilder(uri).build(), HttpResponse.BodyHandlers.ofString()).body());
+  }
+}`
 
 func curl(_ *testing.T, url string) []string { return []string{"-sS", "--fail", "-m", "20", url} }
 
 func python(text string) func(*testing.T, string) []string {
 	return func(_ *testing.T, url string) []string {
 		return []string{"-c", "import sys; url = sys.argv[1]\n" + text, url}
-	}
-}
-
-func java(body string) func(*testing.T, string) []string {
-	return func(t *testing.T, url string) []string {
-		source := "public class A { public static void main(String[] args) throws Exception { " + body + " System.out.flush(); } }"
-		return []string{"-XX:TieredStopAtLevel=1", script(t, "A.java", source), url}
 	}
 }
 
@@ -92,12 +95,18 @@ func TestRuntimesGoThroughTheSidecar(t *testing.T) {
 			}
 
 			stdout, stderr := run(t, extra(prepared(t, s, nil)), program, tt.args(t, url)...)
-			var got echo
-			if err := json.Unmarshal([]byte(stdout), &got); err != nil {
-				t.Fatalf("the program printed %q: %v", stdout, err)
+			answers := strings.Split(strings.TrimSpace(stdout), "\n")
+			for _, answer := range answers {
+				var got echo
+				if err := json.Unmarshal([]byte(answer), &got); err != nil {
+					t.Fatalf("the program printed %q: %v", stdout, err)
+				}
+				if got.Door != door || got.TLS != strings.HasPrefix(url, "https") || got.Path != "/x" {
+					t.Errorf("the origin saw %+v, want /x by door %s", got, door)
+				}
 			}
-			if got.Door != door || got.TLS != strings.HasPrefix(url, "https") || got.Path != "/x" {
-				t.Errorf("the origin saw %+v, want /x by door %s", got, door)
+			if tt.program == "java" && len(answers) != 2 {
+				t.Errorf("%d answers, want one of either client", len(answers))
 			}
 			if door == "connect" {
 				s.wantTargets(t, "api.test:443")
@@ -111,7 +120,7 @@ func TestRuntimesGoThroughTheSidecar(t *testing.T) {
 
 // The same programs fail when only the way, or only the trust, is missing: neither comes from this machine.
 func TestRuntimesNeedBothWayAndTrust(t *testing.T) {
-	for _, name := range []string{"curl https", "python urllib https", "python requests", "go"} {
+	for _, name := range []string{"curl https", "python urllib https", "go"} {
 		for _, tt := range fetchers {
 			if tt.name != name {
 				continue
@@ -121,9 +130,6 @@ func TestRuntimesNeedBothWayAndTrust(t *testing.T) {
 				program := os.Args[0]
 				if tt.program != "" {
 					program = need(t, tt.program)
-				}
-				if tt.probe != nil && exec.Command(program, tt.probe...).Run() != nil {
-					t.Skipf("%s: the library is not installed here", tt.name)
 				}
 				const url = "https://api.test/x"
 				base := clean()
