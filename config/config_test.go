@@ -50,12 +50,13 @@ func TestPrecedence(t *testing.T) {
 	f := write(t, t.TempDir(), "config.yaml", "mode: warn\nlisten: {api: 127.0.0.1:1}\n")
 	flags := pflag.NewFlagSet("x", pflag.ContinueOnError)
 	flags.String("mode", "", "")
-	env := []string{"ACTPASS_MODE=enforce", "ACTPASS_LISTEN_API=127.0.0.1:2", "ACTPASS_LIMITS_HOLD=3s", "ACTPASS_UPSTREAM_ALLOW_PRIVATE=127.0.0.0/8, 10.0.0.1", "ACTPASS_SERVICE_HOST=10.0.0.1"}
+	env := []string{"ACTPASS_MODE=enforce", "ACTPASS_LISTEN_API=127.0.0.1:2", "ACTPASS_LIMITS_HOLD=3s", "ACTPASS_UPSTREAM_ALLOW_PRIVATE=127.0.0.0/8, 10.0.0.1", "ACTPASS_SERVICE_HOST=10.0.0.1", "ACTPASS_UPSTREAM_CONNECT_TO=a.example:443:127.0.0.1:1,b.example:80:[::1]:2"}
 	c, err := Load(Source{File: f, Environ: env, Flags: flags})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Mode != "enforce" || c.Listen.API != "127.0.0.1:2" || c.Listen.Proxy != "127.0.0.1:8080" || c.Limits.Hold.D() != 3*time.Second || len(c.Upstream.AllowPrivate) != 2 {
+	if c.Mode != "enforce" || c.Listen.API != "127.0.0.1:2" || c.Listen.Proxy != "127.0.0.1:8080" || c.Limits.Hold.D() != 3*time.Second || len(c.Upstream.AllowPrivate) != 2 ||
+		len(c.Upstream.ConnectTo) != 2 || c.Upstream.ConnectTo[1] != (ConnectTo{"b.example", 80, "[::1]:2"}) {
 		t.Fatalf("%+v", c)
 	}
 	if err := flags.Set("mode", "strict"); err != nil {

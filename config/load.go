@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"sort"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -166,7 +167,7 @@ func leaves(v reflect.Value, path string, visit func(string, reflect.Value)) {
 		switch {
 		case f.Kind() == reflect.Struct:
 			leaves(f, p, visit)
-		case f.Kind() == reflect.Slice && f.Type().Elem().Kind() != reflect.String:
+		case f.Kind() == reflect.Slice && f.Type().Elem().Kind() != reflect.String && f.Type() != reflect.TypeFor[[]ConnectTo]():
 			// A list of mappings has no form as one text.
 		default:
 			visit(p, f)
@@ -196,12 +197,32 @@ func setText(f reflect.Value, s string) error {
 				*p = append(*p, part)
 			}
 		}
+	case *[]ConnectTo:
+		*p = nil
+		for _, part := range strings.Split(s, ",") {
+			ct, err := parseConnectTo(strings.TrimSpace(part))
+			if err != nil {
+				return err
+			}
+			*p = append(*p, ct)
+		}
 	case interface{ UnmarshalText([]byte) error }:
 		return p.UnmarshalText([]byte(s))
 	default:
 		panic("config: no text form for " + f.Type().String())
 	}
 	return nil
+}
+
+// parseConnectTo reads HOST:PORT:ADDRESS:PORT, as curl --connect-to.
+func parseConnectTo(s string) (ConnectTo, error) {
+	parts := strings.SplitN(s, ":", 3)
+	if len(parts) == 3 {
+		if port, err := strconv.Atoi(parts[1]); err == nil {
+			return ConnectTo{Host: parts[0], Port: port, Address: parts[2]}, nil
+		}
+	}
+	return ConnectTo{}, fmt.Errorf("%q must be HOST:PORT:ADDRESS:PORT, such as api.stripe.com:443:127.0.0.1:12112", s)
 }
 
 // Path makes a path of the configuration absolute to its directory.

@@ -91,6 +91,9 @@ func (g *Gate) Decide(ctx context.Context, actor Identity, id, decision, reason 
 	// If we crash here, the move is stored and its evidence is written at the next
 	// start, from the same table.
 	g.recordTransitions(ctx)
+	if got.State == ApprovalDenied {
+		g.release(got.TenantID, got.ID)
+	}
 	g.waits.wake(id)
 	return got, nil
 }
@@ -202,6 +205,7 @@ func (g *Gate) Tend(ctx context.Context, every time.Duration) {
 			g.recordTransitions(ctx)
 		}
 		for _, a := range gone {
+			g.release(a.TenantID, a.ID)
 			g.waits.wake(a.ID)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"time"
@@ -28,7 +29,8 @@ type call struct {
 	started time.Time
 	verdict verdict
 	event   evidence.Event
-	notes   []string // faults that were survived
+	// reservation is the id under which shares of limits are taken, "" for none.
+	reservation string
 }
 
 // Check judges one call. Exactly one of permit and refusal is not nil; should
@@ -131,8 +133,10 @@ func (g *Gate) judge(ctx context.Context, c *call) {
 	c.describe(g, ambiguous)
 	// Limits are reserved last, and only by a call that would otherwise leave
 	// under enforcement.
-	if v.effect != policy.Deny && len(v.policy.Limits) > 0 && enforcement(c.mode, &v) != enforceBlock {
-		g.reserve(ctx, c)
+	// A call that will be held reserves under its approval instead: its retries
+	// must not take a share each.
+	if do := v.do(c.mode); v.effect != policy.Deny && len(v.policy.Limits) > 0 && do != enforceBlock && do != enforceHold {
+		g.reserve(ctx, c, c.id)
 	}
 }
 
@@ -203,12 +207,14 @@ func (c *call) describeBody() {
 	}
 }
 
-// reserve takes the limits' shares, or turns the verdict into what the limit
-// that is used up says.
-func (g *Gate) reserve(ctx context.Context, c *call) {
+// reserve takes the limits' shares under an id, or turns the verdict into what
+// the limit that is used up says.
+func (g *Gate) reserve(ctx context.Context, c *call, id string) {
 	uses := limitUses(c.verdict.policy.Limits)
-	over, used, err := g.store.Reserve(ctx, c.Identity.TenantID, c.id, uses, c.started)
+	over, used, err := g.store.Reserve(ctx, c.Identity.TenantID, id, uses, c.started)
 	switch {
+	case errors.Is(err, ErrIllegalState):
+		c.reservation = id // taken by an earlier attempt at the same held call
 	case err != nil:
 		g.Fault("store", fmt.Errorf("reserve limits: %w", err))
 		c.fault("limits could not be checked: the store did not answer")
@@ -218,7 +224,9 @@ func (g *Gate) reserve(ctx context.Context, c *call) {
 		c.verdict.policy = c.verdict.policy.Exceeded(l.Limit, used[over], l.Limit.Max-used[over])
 		c.verdict.effect = c.verdict.policy.Effect
 		c.event.Rule = &evidence.Position{File: l.Limit.Pos.File, Line: l.Limit.Pos.Line, Name: l.Limit.Name}
-		c.event.Flags = append(c.event.Flags, "limit.exceeded")
+		c.event.Flags = append(c.event.Flags, FlagLimit)
+	default:
+		c.reservation = id
 	}
 }
 
@@ -254,7 +262,7 @@ func (g *Gate) permit(ctx context.Context, c *call) (*Permit, *Refusal) {
 	g.decided(&c.event.Decision)
 	p := &Permit{
 		gate: g, out: c.out, decision: c.event.Decision, started: c.started, tenant: c.Identity.TenantID,
-		recorded: recorded, reserved: len(c.verdict.policy.Limits) > 0 && c.verdict.effect != policy.Deny,
+		recorded: recorded, reservation: c.reservation,
 	}
 	if p.decision.Enforcement == enforceWarn {
 		p.warning = warningText(&c.verdict, &p.decision)
@@ -310,7 +318,7 @@ func (g *Gate) unrecordable(c *call, cause error) *Refusal {
 	d := c.rules.render(&c.verdict, c.mode, c.id)
 	g.decided(&d)
 	g.log.Error("call refused: evidence cannot be written", zap.String("event", c.id), zap.Error(cause))
-	if len(c.verdict.policy.Limits) > 0 {
+	if c.reservation == c.id {
 		g.release(c.Identity.TenantID, c.id)
 	}
 	return c.refusal(503, d)

@@ -92,9 +92,10 @@ type Permit struct {
 	warning  string
 	tenant   string
 	started  time.Time
-	reserved bool
 	recorded bool
-	done     atomic.Bool
+	// reservation is the id under which limits' shares were taken, "" for none.
+	reservation string
+	done        atomic.Bool
 }
 
 // Outbound is what may be sent. The zero Permit gives an empty one, which no

@@ -35,7 +35,10 @@ func (r *recorder) Append(_ context.Context, b []byte) (evidence.Entry, error) {
 	return evidence.Entry{Index: uint64(len(r.records) - 1), Record: b}, nil
 }
 
-func (r *recorder) Later(b []byte) bool { _, err := r.Append(context.Background(), b); return err == nil }
+func (r *recorder) Later(b []byte) bool {
+	_, err := r.Append(context.Background(), b)
+	return err == nil
+}
 
 func (r *recorder) fail(err error) {
 	r.mu.Lock()
@@ -147,7 +150,9 @@ func (b text) Peek(max int64) ([]byte, bool, error) {
 
 type broken struct{}
 
-func (broken) Peek(int64) ([]byte, bool, error) { return []byte("amount=1"), false, io.ErrUnexpectedEOF }
+func (broken) Peek(int64) ([]byte, bool, error) {
+	return []byte("amount=1"), false, io.ErrUnexpectedEOF
+}
 
 func (f *fixture) request(method, target string, body gate.Body) *gate.Request {
 	h := map[string][]string{}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,6 +56,9 @@ func (g *Gate) hold(ctx context.Context, c *call) (*Permit, *Refusal) {
 	case err != nil:
 		return nil, g.storeDown(ctx, c, err)
 	}
+	if ref := g.reserveHeld(ctx, c, got); ref != nil {
+		return nil, ref
+	}
 	d := c.rules.render(&c.verdict, c.mode, c.id)
 	d.ApprovalRequestID = got.ID
 	c.event.Decision = d
@@ -65,6 +69,27 @@ func (g *Gate) hold(ctx context.Context, c *call) (*Permit, *Refusal) {
 	}
 	g.decided(&d)
 	return g.wait(ctx, c, got)
+}
+
+// reserveHeld takes the limits' shares of a held call, once for all its attempts,
+// under the approval's id. They are given back when the approval comes to
+// nothing. A limit that denies what is over it ends the hold.
+func (g *Gate) reserveHeld(ctx context.Context, c *call, a Approval) *Refusal {
+	if len(c.verdict.policy.Limits) == 0 || slices.Contains(c.event.Flags, FlagLimit) {
+		return nil
+	}
+	asked := c.verdict.policy
+	g.reserve(ctx, c, a.ID)
+	if c.verdict.refuse == nil && c.verdict.effect != policy.Deny {
+		// Over a limit that asks a human too: one human is asked, for the rule.
+		c.verdict.policy, c.verdict.effect = asked, policy.RequireApproval
+		return nil
+	}
+	if _, err := g.store.Cancel(ctx, a.TenantID, a.ID, systemActor, "a limit does not leave room for the call", g.now()); err == nil {
+		g.recordTransitions(ctx)
+		g.waits.wake(a.ID)
+	}
+	return g.block(ctx, c)
 }
 
 // wait blocks until the approval is decided, and then goes on with the call.
@@ -172,7 +197,6 @@ func (g *Gate) refuseApproval(ctx context.Context, c *call, a Approval, status i
 		}
 		g.decided(&d)
 	}
-	g.release(c.Identity.TenantID, c.id)
 	r := c.refusal(status, d)
 	r.Approval = a.ID
 	return r
@@ -230,7 +254,7 @@ func (g *Gate) release1(ctx context.Context, c *call, a Approval) (*Permit, *Ref
 	c.out.Once = true
 	return &Permit{
 		gate: g, out: c.out, decision: c.event.Decision, started: c.started, tenant: c.Identity.TenantID,
-		recorded: true, reserved: len(c.verdict.policy.Limits) > 0,
+		recorded: true, reservation: c.reservation,
 	}, nil
 }
 

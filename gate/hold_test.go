@@ -245,3 +245,59 @@ func TestStoreFaults(t *testing.T) {
 		t.Error("the fault is not on record")
 	}
 }
+
+func TestHeldRetriesTakeOneShare(t *testing.T) {
+	f := newGate(t, "enforce", nil)
+	used := func() int64 {
+		use := gate.Use{Limit: "refund_policy/refunds_per_day", Key: `["support_agent","usd"]`, Amount: 1, Max: 100000, Window: 24 * time.Hour}
+		n, err := f.store.Usage(t.Context(), "acme", []gate.Use{use}, f.now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n[0]
+	}
+	var id string
+	for range 5 {
+		_, ref := f.Check(t.Context(), f.refund("25000"))
+		if ref == nil || !ref.Retry || ref.Decision.ReasonCode != "refund.medium_needs_approval" {
+			t.Fatalf("%+v", ref)
+		}
+		id = ref.Approval
+	}
+	if used() != 25000 {
+		t.Errorf("five attempts at one held call take %d, want 25000", used())
+	}
+	if _, err := f.Decide(t.Context(), approver, id, gate.DenyIt, "", nil); err != nil {
+		t.Fatal(err)
+	}
+	if used() != 0 {
+		t.Errorf("a denied call keeps %d", used())
+	}
+}
+
+func TestLimitsAreSettledByTheOutcome(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		outcome gate.Outcome
+		keeps   bool
+	}{
+		{"success", gate.Outcome{State: evidence.StateForwarded, Status: 200}, true},
+		{"5xx", gate.Outcome{State: evidence.StateForwarded, Status: 502}, true},
+		{"lost answer", gate.Outcome{State: evidence.StateAmbiguous}, true},
+		{"4xx", gate.Outcome{State: evidence.StateForwarded, Status: 402}, false},
+		{"never sent", gate.Outcome{State: evidence.StateRefused}, false},
+	} {
+		f := newGate(t, "enforce", nil)
+		for i := range 21 { // 20 fit: 20 x 5000 = 100000
+			permit, ref := f.Check(t.Context(), f.refund("5000"))
+			if full := i == 20 && tt.keeps; full != (permit == nil) {
+				t.Fatalf("%s: call %d: permit %v, %+v", tt.name, i, permit != nil, ref)
+			}
+			if permit != nil {
+				permit.Done(tt.outcome)
+			} else if ref.Decision.ReasonCode != "refund.daily_limit" || ref.Approval == "" {
+				t.Errorf("%s: %+v", tt.name, ref)
+			}
+		}
+	}
+}

@@ -82,7 +82,7 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 	c.reading.Calls = []mapping.Call{one}
 	c.judgePreflight(g, p.Mode)
 	v := &c.verdict
-	if v.effect != policy.Deny && len(v.policy.Limits) > 0 && v.do(c.mode) != enforceBlock {
+	if do := v.do(c.mode); v.effect != policy.Deny && len(v.policy.Limits) > 0 && do != enforceBlock && do != enforceHold {
 		g.limitPreflight(ctx, c, p.Intent == IntentExecute)
 	}
 	d = rules.render(v, c.mode, c.id)
@@ -142,7 +142,7 @@ func preflightOutcome(d *evidence.Decision, intent string) *evidence.Outcome {
 // will be executed.
 func (g *Gate) limitPreflight(ctx context.Context, c *call, execute bool) {
 	if execute {
-		g.reserve(ctx, c)
+		g.reserve(ctx, c, c.id)
 		return
 	}
 	uses := limitUses(c.verdict.policy.Limits)
@@ -158,7 +158,7 @@ func (g *Gate) limitPreflight(ctx context.Context, c *call, execute bool) {
 			l := c.verdict.policy.Limits[i]
 			c.verdict.policy = c.verdict.policy.Exceeded(l.Limit, used[i], u.Max-used[i])
 			c.verdict.effect = c.verdict.policy.Effect
-			c.event.Flags = append(c.event.Flags, "limit.exceeded")
+			c.event.Flags = append(c.event.Flags, FlagLimit)
 			return
 		}
 	}

@@ -61,8 +61,8 @@ func (p *Permit) Done(o Outcome) {
 		return
 	}
 	g := p.gate
-	if p.reserved && (o.State == evidence.StateRefused || o.State == evidence.StateForwarded && o.Status >= 400 && o.Status < 500) {
-		g.release(p.tenant, p.decision.EvidenceEventID)
+	if p.reservation != "" && (o.State == evidence.StateRefused || o.State == evidence.StateForwarded && o.Status >= 400 && o.Status < 500) {
+		g.release(p.tenant, p.reservation)
 	}
 	if !p.recorded {
 		return

@@ -40,6 +40,7 @@ const (
 	FlagFault     = "fault"
 	FlagUnread    = "body.unread"
 	FlagPassport  = "passport.invalid"
+	FlagLimit     = "limit.exceeded"
 )
 
 type passportState uint8

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	sidecar "github.com/actpass/sidecar"
+	"github.com/actpass/sidecar/strictyaml"
+)
+
+func newCheckCmd() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Check configuration, mapping and policies; report everything that is wrong at once",
+		Long: `Reads the configuration, the mapping packs and files and the policies as serve
+would, and reports every fault as file:line:col: what is wrong, and what to write
+instead. Exit code 0: all fine; 1: faults.`,
+		Example: "  actpass check --config config.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			err := check(cmd, asJSON)
+			var faults strictyaml.Faults
+			if !errors.As(err, &faults) {
+				return err
+			}
+			if asJSON {
+				type fault struct {
+					File    string `json:"file"`
+					Line    int    `json:"line,omitempty"`
+					Col     int    `json:"col,omitempty"`
+					Message string `json:"message"`
+				}
+				list := make([]fault, len(faults))
+				for i, f := range faults {
+					list[i] = fault{f.File, f.Line, f.Col, f.Message}
+				}
+				if err := json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"ok": false, "faults": list}); err != nil {
+					return err
+				}
+				return &exitError{code: exitFinding}
+			}
+			for _, f := range faults {
+				fmt.Fprintln(cmd.OutOrStdout(), f.Error())
+			}
+			return finding("%d %s found", len(faults), plural(len(faults), "fault", "faults"))
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	addSettingFlags(cmd)
+	return cmd
+}
+
+func check(cmd *cobra.Command, asJSON bool) error {
+	cfg, err := loadConfig(cmd)
+	if err != nil {
+		return err
+	}
+	compiled, err := cfg.Compile(sidecar.ExamplePolicies)
+	if err != nil {
+		return err
+	}
+	name := cfg.File
+	if name == "" {
+		name = "embedded defaults"
+	}
+	if asJSON {
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{
+			"ok": true, "config": name, "mode": cfg.Mode, "mapping_rules": compiled.Mapping.Len(),
+			"policies": len(compiled.Policy.Policies()), "mapping_hash": compiled.Mapping.Hash(), "policy_hash": compiled.Policy.Hash(),
+		})
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "ok: %s, mode %s, %d mapping rules, %d %s\n", name, cfg.Mode, compiled.Mapping.Len(),
+		len(compiled.Policy.Policies()), plural(len(compiled.Policy.Policies()), "policy", "policies"))
+	return nil
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/actpass/sidecar/api"
+	"github.com/actpass/sidecar/ledger"
+	"github.com/actpass/sidecar/store"
+)
+
+// events is the API's view of the evidence: the index for queries, the log
+// itself for verification.
+type events struct {
+	index *store.Index
+	log   *ledger.Log
+	dir   string // of the log
+}
+
+var _ api.EventSource = (*events)(nil)
+
+func (e *events) Event(ctx context.Context, tenant, id string) ([]byte, error) {
+	v, err := e.index.Event(ctx, tenant, id)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(v)
+}
+
+func (e *events) Events(ctx context.Context, q api.EventQuery) (items []json.RawMessage, next string, err error) {
+	list, next, err := e.index.Events(ctx, store.Query{
+		Tenant: q.Tenant, Since: q.Since, Until: q.Until, Tool: q.Tool, Agent: q.Agent, Decision: q.Decision,
+		Kind: q.Kind, State: q.State, Reason: q.Reason, Cursor: q.Cursor, Limit: q.Limit,
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	items = make([]json.RawMessage, len(list))
+	for i, v := range list {
+		if items[i], err = json.Marshal(v); err != nil {
+			return nil, "", fmt.Errorf("render event %s: %w", v.ID, err)
+		}
+	}
+	return items, next, nil
+}
+
+// CatchUp waits until everything recorded so far, outcomes that are still queued
+// included, can be found.
+func (e *events) CatchUp(ctx context.Context) error {
+	if err := e.log.Flush(ctx); err != nil {
+		return err
+	}
+	return e.index.CatchUp(ctx, e.log.Size())
+}
+
+func (e *events) Verify(ctx context.Context) (api.VerifyReport, error) {
+	if err := e.log.Flush(ctx); err != nil {
+		return api.VerifyReport{}, err
+	}
+	return verifyLog(e.dir, e.log.PublicKey())
+}

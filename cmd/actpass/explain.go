@@ -1,0 +1,212 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/textproto"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	sidecar "github.com/actpass/sidecar"
+	"github.com/actpass/sidecar/gate"
+	"github.com/actpass/sidecar/mapping"
+	"github.com/actpass/sidecar/policy"
+)
+
+func newExplainCmd() *cobra.Command {
+	var data, user, goal, agent string
+	var headers []string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "explain METHOD URL",
+		Short: "Show step by step how a call would be named and judged; nothing is sent",
+		Long: `Takes a call through canonical form, mapping, policy and mode, and prints each
+step with the file and line that it comes from. No traffic, no record, no limit
+is used. Exit code 0: the call would leave; 1: it would be blocked or held.`,
+		Example: `  actpass explain POST https://api.stripe.com/v1/refunds -d 'amount=4900&currency=usd&charge=ch_123'
+  actpass explain GET https://api.stripe.com/v1/charges/ch_123 --json
+  actpass explain POST https://api.example.com/x -d @body.json -H 'Content-Type: application/json' --mode enforce`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := loadConfig(cmd)
+			if err != nil {
+				return configError(err)
+			}
+			compiled, err := cfg.Compile(sidecar.ExamplePolicies)
+			if err != nil {
+				return configOr(err)
+			}
+			head, body, err := requestOf(args[0], args[1], data, headers)
+			if err != nil {
+				return err
+			}
+			rules := rulesOf(cfg, compiled)
+			if agent != "" {
+				rules.Identity.AgentID = agent
+			}
+			x := rules.Explain(head, body, user, goal, time.Now())
+			if asJSON {
+				enc := json.NewEncoder(cmd.OutOrStdout())
+				enc.SetIndent("", "  ")
+				err = enc.Encode(x)
+			} else {
+				err = printExplanation(cmd.OutOrStdout(), x)
+			}
+			if err != nil {
+				return err
+			}
+			if x.Decision.Enforcement == "block" || x.Decision.Enforcement == "hold" {
+				return &exitError{code: exitFinding}
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&data, "data", "d", "", "request body, or @FILE, or @- for standard input")
+	f.StringArrayVarP(&headers, "header", "H", nil, "request header, 'Name: value'")
+	f.StringVar(&agent, "agent", "", "agent id (else identity.agent_id)")
+	f.StringVar(&user, "user", "", "user id, as ActPass-User")
+	f.StringVar(&goal, "goal", "", "goal, as ActPass-Goal")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
+	addSettingFlags(cmd)
+	return cmd
+}
+
+func requestOf(method, rawURL, data string, headers []string) (*mapping.Request, []byte, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, nil, usage("%q is not an absolute http or https URL", rawURL)
+	}
+	body := []byte(data)
+	if name, ok := strings.CutPrefix(data, "@"); ok {
+		in := os.Stdin
+		if name != "-" {
+			if in, err = os.Open(name); err != nil {
+				return nil, nil, usage("read the body: %v", err)
+			}
+			defer in.Close()
+		}
+		if body, err = io.ReadAll(io.LimitReader(in, 1<<30)); err != nil {
+			return nil, nil, fmt.Errorf("read the body: %w", err)
+		}
+	}
+	// The target as it was written: url.Parse has decoded its path already.
+	_, rest, _ := strings.Cut(rawURL, "://")
+	target := "/"
+	if i := strings.IndexAny(rest, "/?"); i >= 0 {
+		target = rest[i:]
+		if target[0] == '?' {
+			target = "/" + target
+		}
+	}
+	authority := rest
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		authority = rest[:i]
+	}
+	head := &mapping.Request{
+		Method: method, Scheme: u.Scheme, Authority: authority, Host: authority, Target: target,
+		Header: map[string][]string{}, ContentLength: int64(len(body)),
+	}
+	for _, h := range headers {
+		name, value, ok := strings.Cut(h, ":")
+		if !ok || strings.TrimSpace(name) == "" {
+			return nil, nil, usage("%q is not a header: write 'Name: value'", h)
+		}
+		name = textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name))
+		if name == "Host" {
+			head.Host = strings.TrimSpace(value)
+			continue
+		}
+		head.Header[name] = append(head.Header[name], strings.TrimSpace(value))
+	}
+	if len(body) > 0 && head.Header["Content-Type"] == nil {
+		head.Header["Content-Type"] = []string{guessType(body)}
+	}
+	return head, body, nil
+}
+
+// guessType is what curl -d would send, or JSON where the body says so.
+func guessType(body []byte) string {
+	if t := strings.TrimSpace(string(body[:min(len(body), 64)])); strings.HasPrefix(t, "{") || strings.HasPrefix(t, "[") {
+		return "application/json"
+	}
+	return "application/x-www-form-urlencoded"
+}
+
+func printExplanation(w io.Writer, x gate.Explanation) error {
+	var b strings.Builder
+	line := func(label, format string, args ...any) {
+		fmt.Fprintf(&b, "%-10s %s\n", label, plain(fmt.Sprintf(format, args...)))
+	}
+	line("request", "%s %s", x.Request.Method, x.Request.URL)
+	line("canonical", "%s %s", x.Canonical.Method, x.Canonical.URL)
+	for _, a := range x.Ambiguous {
+		line("ambiguous", "%s: %s (%d under enforce)", a.Class, a.Detail, a.Status)
+	}
+	if x.MappingRule == "" {
+		line("mapping", "no rule maps it: a generic name")
+	} else {
+		line("mapping", "%s", x.MappingRule)
+	}
+	line("tool", "%s", x.Decision.Tool)
+	line("resource", "%s", x.Decision.Resource)
+	line("risk", "%s", x.Decision.RiskTier)
+	for _, a := range x.Args {
+		line("arg", "%s = %v (%s)", a.Name, a.Value, a.Type)
+	}
+	for _, p := range x.Problems {
+		line("problem", "%s %s", p.Class, p.Detail)
+	}
+	line("identity", "agent %s, tenant %s (%s)", x.Identity.AgentID, x.Identity.TenantID, x.Identity.Source)
+	if len(x.Policies) == 0 {
+		line("policy", "none covers %s: policy.default decides", x.Decision.Tool)
+	}
+	for _, p := range x.Policies {
+		line("policy", "%s v%d at %s (tools %s)", p.Name, p.Version, p.At, p.Glob)
+		for _, r := range p.Rules {
+			line("", "  line %d, %s: %s", r.Line, r.Name, ruleResult(r))
+		}
+		for _, l := range p.Limits {
+			line("", "  limit %s", l)
+		}
+	}
+	line("decision", "%s: %s (%s)", x.Decision.Decision, x.Decision.Explain.Summary, x.Decision.ReasonCode)
+	line("mode", "%s: %s", x.Decision.Mode, doing(x.Decision.Enforcement))
+	for _, m := range []string{gate.ModeWarn, gate.ModeEnforce, gate.ModeStrict} {
+		if e, ok := x.Decision.Would[m]; ok {
+			line("would", "%s: %s", m, doing(e))
+		}
+	}
+	for _, s := range x.Decision.Explain.NextSteps {
+		line("next", "%s", s)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func ruleResult(r gate.ExplainedRule) string {
+	switch r.Result {
+	case policy.ResultMatched:
+		return "matches: " + r.Decision + " (" + r.Reason + ")"
+	case policy.ResultError:
+		return "cannot be evaluated: " + r.Error
+	}
+	return r.Result
+}
+
+func doing(enforcement string) string {
+	switch enforcement {
+	case "none":
+		return "forwarded"
+	case "warn":
+		return "forwarded with a warning"
+	case "hold":
+		return "held for a human"
+	}
+	return "blocked"
+}

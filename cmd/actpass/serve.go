@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/actpass/sidecar/config"
+	"github.com/actpass/sidecar/strictyaml"
+)
+
+// drain is how long a stop waits for calls that are under way.
+const drain = 30 * time.Second
+
+func newServeCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the sidecar",
+		Long: `Opens the doors: a forward proxy, base URLs, and the API. SIGTERM and SIGINT stop
+it after the calls that are under way; SIGHUP, or a changed file, reloads
+configuration, mapping and policies: all of it or nothing.`,
+		Example: `  actpass serve
+  actpass serve --config /etc/actpass/config.yaml --mode enforce`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(cmd)
+			if err != nil {
+				return configError(err)
+			}
+			return serve(cmd, cfg)
+		},
+	}
+	addSettingFlags(cmd)
+	return cmd
+}
+
+func configError(err error) error {
+	return finding("the configuration cannot be used:\n%v", err)
+}
+
+func serve(cmd *cobra.Command, cfg *config.Config) error {
+	log, err := newLogger(cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Sync() }()
+	began := time.Now()
+	ctx, cancel := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+	defer cancel()
+	p, err := start(context.WithoutCancel(ctx), cfg, func() (*config.Config, error) { return loadConfig(cmd) }, log)
+	if err != nil {
+		return configOr(err)
+	}
+	log.Info("ready", zap.String("mode", cfg.Mode), zap.String("proxy", p.addresses.proxy), zap.String("reverse", p.addresses.reverse),
+		zap.String("api", p.addresses.api), zap.String("data_dir", p.dir), zap.Duration("after", time.Since(began)))
+	p.hintFirstKey(ctx, cmd)
+
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-hup:
+			p.reload(ctx, "SIGHUP")
+			continue
+		case err = <-p.failed:
+		case <-ctx.Done():
+			err = nil
+		}
+		break
+	}
+	cancel() // a second signal ends the process at once
+	log.Info("stopping: waiting for the calls that are under way", zap.Duration("at_most", drain))
+	stopCtx, done := context.WithTimeout(context.Background(), drain)
+	defer done()
+	if stopErr := p.shutdown(stopCtx); stopErr != nil {
+		log.Warn("not everything ended in order", zap.Error(stopErr))
+	}
+	log.Info("stopped")
+	return err
+}
+
+// hintFirstKey tells a fresh install how to go on: the API is closed without a
+// key.
+func (p *program) hintFirstKey(ctx context.Context, cmd *cobra.Command) {
+	keys, _, err := p.gate.Keys(ctx, p.gate.ConfigIdentity(), "", 1)
+	if err != nil || len(keys) > 0 {
+		return
+	}
+	w := cmd.ErrOrStderr()
+	flag := ""
+	if p.cfg.File != "" {
+		flag = " --config " + p.cfg.File
+	}
+	fmt.Fprintf(w, "\nThere is no API key yet, and the API answers nobody without one. Make the first:\n\n    actpass keys create%s --name admin --role admin\n\n", flag)
+	fmt.Fprintf(w, "Point an agent here:  HTTPS_PROXY=http://%s  (CA certificate: %s)\n\n", p.addresses.proxy, filepath.Join(p.dir, "ca", "ca.pem"))
+}
+
+func newLogger(cfg *config.Config) (*zap.Logger, error) {
+	level, err := zapcore.ParseLevel(cfg.Log.Level)
+	if err != nil {
+		return nil, fmt.Errorf("log.level: %w", err)
+	}
+	z := zap.NewProductionConfig()
+	z.Level = zap.NewAtomicLevelAt(level)
+	z.Sampling = nil // one line a request, every request
+	z.DisableStacktrace = true
+	z.DisableCaller = true
+	z.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	z.EncoderConfig.TimeKey = "time"
+	z.EncoderConfig.EncodeDuration = zapcore.MillisDurationEncoder
+	if cfg.Log.Format == "console" {
+		z.Encoding = "console"
+		z.EncoderConfig.EncodeLevel = zapcore.CapitalLevelEncoder
+	}
+	return z.Build()
+}
+
+// configOr words the faults of rule and policy files as what they are.
+func configOr(err error) error {
+	var faults strictyaml.Faults
+	if errors.As(err, &faults) {
+		return configError(faults)
+	}
+	return err
+}

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	sidecar "github.com/actpass/sidecar"
+	"github.com/actpass/sidecar/config"
+)
+
+// addSettingFlags gives a command a flag for every setting that one line of
+// text can hold: --mode, --listen.proxy, --limits.hold ...
+func addSettingFlags(cmd *cobra.Command) {
+	for _, key := range config.Keys() {
+		if cmd.Flags().Lookup(key) == nil {
+			cmd.Flags().String(key, "", "overrides `"+key+"` of the configuration")
+		}
+	}
+	hideSettings(cmd.Flags())
+}
+
+// hideSettings keeps help short: the common ones are shown, the rest is in
+// config.example.yaml.
+func hideSettings(flags *pflag.FlagSet) {
+	shown := map[string]bool{"mode": true, "data_dir": true, "listen.proxy": true, "listen.reverse": true, "listen.api": true, "log.level": true}
+	for _, key := range config.Keys() {
+		if !shown[key] {
+			_ = flags.MarkHidden(key)
+		}
+	}
+}
+
+// loadConfig reads the settings as the command line, the environment and the
+// file give them.
+func loadConfig(cmd *cobra.Command) (*config.Config, error) {
+	given, err := cmd.Flags().GetString("config")
+	if err != nil {
+		return nil, err
+	}
+	return config.Load(config.Source{
+		File: config.Find(given), Embedded: sidecar.ExampleConfig, Flags: cmd.Flags(), Environ: os.Environ(),
+	})
+}

@@ -1,0 +1,406 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	sidecar "github.com/actpass/sidecar"
+	"github.com/actpass/sidecar/api"
+	"github.com/actpass/sidecar/config"
+	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/gate"
+	"github.com/actpass/sidecar/ledger"
+	"github.com/actpass/sidecar/proxy"
+	"github.com/actpass/sidecar/store"
+)
+
+// program is a whole sidecar as a value: what serve and run start.
+type program struct {
+	cfg     *config.Config
+	load    func() (*config.Config, error) // reads the settings again
+	log     *zap.Logger
+	dir     string
+	lock    sync.Mutex // one reload at a time
+	metrics *metrics
+
+	store *store.SQLite
+	trail *ledger.Log
+	index *store.Index
+	gate  *gate.Gate
+	ca    *proxy.CA
+	proxy *proxy.Server
+	api   *http.Server
+
+	addresses struct{ proxy, reverse, api string }
+	listeners []net.Listener
+	stop      context.CancelFunc
+	wg        sync.WaitGroup
+	failed    chan error
+	current   *config.Config // in force; guarded by lock
+}
+
+// start brings everything up, in the order in which things depend on each
+// other. On an error nothing stays open.
+func start(ctx context.Context, cfg *config.Config, load func() (*config.Config, error), log *zap.Logger) (p *program, err error) {
+	p = &program{cfg: cfg, current: cfg, load: load, log: log, dir: cfg.Path(cfg.DataDir), metrics: newMetrics(), failed: make(chan error, 4)}
+	ctx, p.stop = context.WithCancel(ctx)
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	compiled, err := cfg.Compile(sidecar.ExamplePolicies)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.openState(); err != nil {
+		return nil, err
+	}
+	p.gate.Load(rulesOf(cfg, compiled))
+	if err := p.recover(ctx); err != nil {
+		return nil, err
+	}
+	if p.ca, err = proxy.LoadOrCreateCA(filepath.Join(p.dir, "ca"), time.Now()); err != nil {
+		return nil, err
+	}
+	settings, err := settingsOf(cfg, compiled)
+	if err != nil {
+		return nil, err
+	}
+	if p.proxy, err = proxy.New(proxy.Options{
+		Gate: p.gate, CA: p.ca, Logger: log, Settings: settings, Registerer: p.metrics.registry,
+		DialTimeout: cfg.Upstream.ConnectTimeout.D(), ResponseHeaderTimeout: cfg.Upstream.ResponseTimeout.D(),
+	}); err != nil {
+		return nil, err
+	}
+	if err := p.listen(ctx); err != nil {
+		return nil, err
+	}
+	p.background(ctx, compiled)
+	return p, nil
+}
+
+// openState opens what lives in the data directory.
+func (p *program) openState() error {
+	if err := os.MkdirAll(p.dir, 0o700); err != nil {
+		return fmt.Errorf("create data_dir: %w", err)
+	}
+	key, err := secretFile(filepath.Join(p.dir, "redact.key"))
+	if err != nil {
+		return err
+	}
+	if p.trail, err = ledger.Open(filepath.Join(p.dir, "ledger"), ledger.Options{Async: p.cfg.Evidence.Durability == "async"}); err != nil {
+		return err
+	}
+	if p.store, err = store.OpenSQLite(filepath.Join(p.dir, "actpass.db"), store.Options{}); err != nil {
+		return err
+	}
+	if p.index, err = store.OpenIndex(filepath.Join(p.dir, "index.db")); err != nil {
+		return err
+	}
+	p.gate, err = gate.New(gate.Options{Store: p.store, Recorder: p.trail, RedactKey: key, Log: p.log, Observer: p.metrics})
+	return err
+}
+
+// recover finishes what a crash left open, before any door opens.
+func (p *program) recover(ctx context.Context) error {
+	if r := p.trail.Recovered(); r.TruncatedBytes > 0 {
+		p.log.Warn("the evidence log ended in an incomplete batch, which was never acknowledged; it was moved aside", zap.Int64("bytes", r.TruncatedBytes))
+	}
+	// Held calls were not sent, and their approvals stand: only an intent that was
+	// released is in doubt.
+	var open []string
+	for _, i := range p.trail.Intents() {
+		if i.State == evidence.StatePending {
+			open = append(open, i.ID)
+		}
+	}
+	if err := p.gate.MarkAmbiguous(ctx, open); err != nil {
+		return fmt.Errorf("mark unfinished calls as ambiguous: %w", err)
+	}
+	if len(open) > 0 {
+		p.log.Warn("calls were under way when the sidecar last stopped; their outcome is unknown", zap.Int("ambiguous", len(open)))
+	}
+	if err := p.importSpool(ctx); err != nil {
+		return err
+	}
+	return p.gate.RecordTransitions(ctx)
+}
+
+// secretFile reads 32 random bytes, made on first use.
+func secretFile(path string) ([]byte, error) {
+	key, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		key = randomBytes(32)
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("create %s: %w", path, err)
+		}
+		_, err = f.Write(key)
+		if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+			return nil, fmt.Errorf("write %s: %w", path, err)
+		}
+		return key, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	if len(key) != 32 {
+		return nil, fmt.Errorf("%s has %d bytes, not 32: restore it from a backup, or remove it to start with a new one", path, len(key))
+	}
+	return key, nil
+}
+
+func rulesOf(cfg *config.Config, c *config.Compiled) *gate.Rules {
+	r := &gate.Rules{
+		Mapping: c.Mapping, Policy: c.Policy, Mode: cfg.Mode,
+		MaxInspect: int64(cfg.Limits.MaxInspectBytes), Hold: cfg.Limits.Hold.D(), MaxHolds: cfg.Limits.MaxHolds,
+		Identity: gate.Identity{TenantID: cfg.Identity.TenantID, AgentID: cfg.Identity.AgentID, Source: gate.SourceConfig},
+	}
+	for _, o := range cfg.ModeOverrides {
+		r.Overrides = append(r.Overrides, gate.Override(o))
+	}
+	return r
+}
+
+func settingsOf(cfg *config.Config, c *config.Compiled) (proxy.Settings, error) {
+	s := proxy.Settings{
+		Intercept: proxy.Intercept{Scope: cfg.Intercept.Scope, Passthrough: cfg.Intercept.Passthrough, Maps: c.Mapping.MapsHost},
+	}
+	for _, r := range cfg.Routes {
+		u, err := url.Parse(r.Upstream)
+		if err != nil {
+			return s, fmt.Errorf("route %s: %w", r.Name, err)
+		}
+		s.Routes = append(s.Routes, proxy.Route{Name: r.Name, Upstream: u})
+	}
+	for _, ct := range cfg.Upstream.ConnectTo {
+		s.Upstream.ConnectTo = append(s.Upstream.ConnectTo, proxy.ConnectTo{Host: ct.Host, Port: ct.Port, Address: ct.Address})
+	}
+	var err error
+	if s.Upstream.AllowPrivate, err = cfg.Upstream.Prefixes(); err != nil {
+		return s, err
+	}
+	if cfg.Upstream.CAFile == "" {
+		return s, nil
+	}
+	file := cfg.Path(cfg.Upstream.CAFile)
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return s, fmt.Errorf("upstream.ca_file: %w", err)
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return s, fmt.Errorf("upstream.ca_file: %s holds no certificate in PEM form", file)
+	}
+	s.Upstream.RootCAs = pool
+	return s, nil
+}
+
+// listen opens the doors.
+func (p *program) listen(ctx context.Context) error {
+	open := func(name, address string, serve func(net.Listener) error) (string, error) {
+		if config.Off(address) {
+			return "", nil
+		}
+		var lc net.ListenConfig
+		ln, err := lc.Listen(ctx, "tcp", address)
+		if err != nil {
+			return "", fmt.Errorf("open listen.%s on %s: %w: is another sidecar running? choose another address", name, address, err)
+		}
+		p.listeners = append(p.listeners, ln)
+		p.wg.Go(func() {
+			if err := serve(ln); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+				p.failed <- fmt.Errorf("listen.%s: %w", name, err)
+			}
+		})
+		return ln.Addr().String(), nil
+	}
+	p.api = api.NewServer(p.apiHandler())
+	var err error
+	if p.addresses.api, err = open("api", p.cfg.Listen.API, p.api.Serve); err != nil {
+		return err
+	}
+	if p.addresses.reverse, err = open("reverse", p.cfg.Listen.Reverse, p.proxy.ServeReverse); err != nil {
+		return err
+	}
+	p.addresses.proxy, err = open("proxy", p.cfg.Listen.Proxy, p.proxy.ServeFront)
+	return err
+}
+
+func (p *program) apiHandler() http.Handler {
+	h := api.New(api.Options{
+		Gate: p.gate, Events: &events{index: p.index, log: p.trail, dir: filepath.Join(p.dir, "ledger")}, Logger: p.log,
+		Ready: p.ready, Metrics: p.metrics.handler(), Version: version,
+	})
+	open := p.metrics.handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// A scraper on this machine needs no key; any other shows one, as everywhere.
+		if r.URL.Path == "/metrics" && r.Method == http.MethodGet && local(r) {
+			open.ServeHTTP(w, r)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// ready checks what a call needs: a place to record, the store, the CA, doors.
+func (p *program) ready() []api.Check {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	var ca error
+	if time.Now().After(p.ca.Certificate().NotAfter) {
+		ca = errors.New("the certificate authority has expired")
+	}
+	var doors error
+	for _, ln := range p.listeners {
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", ln.Addr().String())
+		if err != nil {
+			doors = err
+			continue
+		}
+		_ = c.Close()
+	}
+	return []api.Check{
+		{Name: "evidence", Err: p.trail.Err()},
+		{Name: "store", Err: p.store.Ping(ctx)},
+		{Name: "ca", Err: ca},
+		{Name: "doors", Err: doors},
+	}
+}
+
+// background starts what runs beside the doors.
+func (p *program) background(ctx context.Context, compiled *config.Compiled) {
+	p.wg.Go(func() {
+		if err := p.index.Follow(ctx, p.trail); err != nil && ctx.Err() == nil {
+			p.gate.Fault("index", err)
+		}
+	})
+	p.wg.Go(func() { p.gate.Tend(ctx, time.Second) })
+	p.wg.Go(func() { p.watchSpool(ctx) })
+	if p.load != nil && p.cfg.File != "" {
+		p.wg.Go(func() {
+			err := config.Watch(ctx, func() ([]string, []string) { return p.inForce().Watched() }, func() { p.reload(ctx, "file change") })
+			if err != nil {
+				p.gate.Fault("reload", err)
+			}
+		})
+	}
+	err := p.gate.Note(ctx, evidence.KindSystem, "sidecar started", map[string]string{
+		"version": version, "mode": p.cfg.Mode, "policy_hash": compiled.Policy.Hash(), "mapping_hash": compiled.Mapping.Hash(),
+	})
+	if err != nil {
+		p.log.Warn("the start could not be put on record", zap.Error(err))
+	}
+}
+
+func (p *program) inForce() *config.Config {
+	p.lock.Lock()
+	defer p.lock.Unlock()
+	return p.current
+}
+
+// reload swaps everything or nothing. A bad file keeps the last good settings,
+// says so loudly, and is recorded.
+func (p *program) reload(ctx context.Context, why string) {
+	p.lock.Lock()
+	defer p.lock.Unlock()
+	cfg, err := p.load()
+	var compiled *config.Compiled
+	var settings proxy.Settings
+	if err == nil {
+		if key := cfg.NeedsRestart(p.current); key != "" {
+			err = fmt.Errorf("`%s` cannot change while the sidecar runs: restart it, or put the old value back", key)
+		}
+	}
+	if err == nil {
+		compiled, err = cfg.Compile(sidecar.ExamplePolicies)
+	}
+	if err == nil {
+		settings, err = settingsOf(cfg, compiled)
+	}
+	if err == nil {
+		err = p.proxy.Reload(settings)
+	}
+	if err != nil {
+		p.metrics.Fault("reload")
+		p.log.Error("reload refused: the last good configuration stays in force", zap.String("because", why), zap.String("faults", err.Error()))
+		p.note(ctx, "reload refused, the last good configuration stays in force", map[string]string{"because": why, "faults": clip(err.Error(), 2000)})
+		return
+	}
+	p.gate.Load(rulesOf(cfg, compiled))
+	p.current = cfg
+	p.log.Info("configuration reloaded", zap.String("because", why), zap.String("mode", cfg.Mode), zap.String("policy_hash", compiled.Policy.Hash()))
+	p.note(ctx, "configuration reloaded", map[string]string{
+		"because": why, "mode": cfg.Mode, "policy_hash": compiled.Policy.Hash(), "mapping_hash": compiled.Mapping.Hash(),
+	})
+}
+
+func (p *program) note(ctx context.Context, message string, data map[string]string) {
+	if err := p.gate.Note(ctx, evidence.KindConfig, message, data); err != nil {
+		p.log.Warn("could not be put on record", zap.String("what", message), zap.Error(err))
+	}
+}
+
+// shutdown drains the doors, waits for the outcomes, and closes.
+func (p *program) shutdown(ctx context.Context) error {
+	var errs []error
+	if p.proxy != nil {
+		errs = append(errs, p.proxy.Shutdown(ctx))
+	}
+	if p.api != nil {
+		errs = append(errs, p.api.Shutdown(ctx))
+	}
+	if p.gate != nil {
+		if err := p.gate.Note(ctx, evidence.KindSystem, "sidecar stopped", nil); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	p.close()
+	return errors.Join(errs...)
+}
+
+// close releases everything, in the opposite order of start.
+func (p *program) close() {
+	p.stop()
+	for _, ln := range p.listeners {
+		_ = ln.Close()
+	}
+	if p.api != nil {
+		_ = p.api.Close()
+	}
+	if p.trail != nil {
+		if err := p.trail.Close(); err != nil {
+			p.log.Error("close the evidence log", zap.Error(err))
+		}
+	}
+	p.wg.Wait()
+	if p.index != nil {
+		_ = p.index.Close()
+	}
+	if p.store != nil {
+		_ = p.store.Close()
+	}
+}
+
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return s[:n] + "…"
+}
