@@ -63,3 +63,12 @@ func BenchmarkCompile(b *testing.B) {
 		manyPolicies(b, 200)
 	}
 }
+
+// TestAllocations: a decision is on the path of every call.
+func TestAllocations(t *testing.T) {
+	s := example(t)
+	in := refund(int64(4900), "usd")
+	if n := testing.AllocsPerRun(200, func() { s.Decide(in) }); n > 20 {
+		t.Errorf("%v allocations for one decision", n)
+	}
+}
