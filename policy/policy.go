@@ -51,8 +51,10 @@ type Input struct {
 	Now      time.Time      // frozen for the decision
 
 	// Unusable holds, by dotted path below args, why a declared argument has no
-	// value ("missing", `must be an integer, not "1e6"`); an evaluation that
-	// fails on one of them says so.
+	// value ("missing", `must be an integer, not "1e6"`); the empty path is about
+	// all of them. A rule that names one of them cannot be evaluated. One that
+	// asks has() can where the argument was not sent, never where it was sent and
+	// is not usable.
 	Unusable map[string]string
 }
 

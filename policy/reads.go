@@ -224,8 +224,11 @@ func lookup(v any, path []string) (any, bool) {
 }
 
 // Missing is the value in Input.Unusable for an argument that was not sent. Any
-// other value says what is wrong with one that was.
+// other value says what is wrong with one that was, but for mapping's own word
+// for a required argument, which means the same.
 const Missing = "missing"
+
+func notSent(why string) bool { return why == Missing || why == "is required" }
 
 // unreadable says why a condition cannot be judged on this input before it is
 // evaluated: "" or a clause that names the field. CEL alone would not notice
@@ -257,24 +260,35 @@ func unreadable(reads []read, in *Input) string {
 }
 
 func unusable(r *read, list map[string]string) string {
+	path := strings.Join(r.path, ".")
 	worst := ""
 	for arg, why := range list {
-		if (r.test || r.guarded) && why == Missing {
+		absent := notSent(why)
+		if absent && (r.test || r.guarded) || !related(arg, path) {
 			continue
 		}
-		path := strings.Split(arg, ".")
-		if !isPrefix(path, r.path) && !isPrefix(r.path, path) {
-			continue
-		}
-		if why == Missing {
+		if absent {
 			why = "is missing"
 		}
+		clause := "args." + arg + " " + why
+		if arg == "" { // about the arguments as a whole
+			clause = why
+		}
 		// The first by name, so that equal inputs get equal sentences.
-		if clause := "args." + arg + " " + why; worst == "" || clause < worst {
+		if worst == "" || clause < worst {
 			worst = clause
 		}
 	}
-	return worst
+	return clean(worst)
+}
+
+// related says whether one dotted path is the other or stands above it. The
+// empty path stands above all.
+func related(a, b string) bool {
+	if len(a) > len(b) {
+		a, b = b, a
+	}
+	return a == "" || a == b || strings.HasPrefix(b, a+".")
 }
 
 // blame explains a failed evaluation by the fields of a condition: the one of
