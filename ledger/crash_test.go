@@ -66,6 +66,9 @@ func TestCrashAtEveryByteOfABatch(t *testing.T) {
 			if l.Size() != want {
 				t.Fatalf("cut at %d: %d records, want %d", n, l.Size(), want)
 			}
+			if left := len(d.content(seg)); want == 3 && left != good {
+				t.Fatalf("cut at %d: %d bytes are left, %d are good", n, left, good)
+			}
 			rec := l.Recovered()
 			torn := n + zeros - good
 			if want == 5 {

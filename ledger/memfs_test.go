@@ -25,6 +25,7 @@ type memFS struct {
 	failWrites   int // so many writes fail with ENOSPC, taking nothing
 	failSync     int // so many syncs fail, and the kernel drops their pages
 	failSyncLie  int // so many syncs fail although everything was persisted
+	failSyncTear int // so many syncs fail, and leave garbage in the pages that they were to write
 	failTruncate int
 	failCreate   int
 	writes       int
@@ -44,8 +45,6 @@ type memFile struct {
 	cache []byte
 	disk  []byte
 	dirty map[int64]bool // pages of cache that disk lacks
-	// sizeDirty says that the length of cache is not durable.
-	sizeDirty bool
 }
 
 func isSegment(name string) bool { return strings.HasSuffix(name, segmentExt) }
@@ -239,7 +238,6 @@ func (f *memFile) WriteAt(b []byte, off int64) (int, error) {
 	}
 	if end := off + int64(len(b)); end > int64(len(f.cache)) {
 		f.cache = resize(f.cache, end)
-		f.sizeDirty = true
 	}
 	copy(f.cache[off:], b)
 	for p := off / pageSize; p*pageSize < off+int64(len(b)); p++ {
@@ -261,7 +259,6 @@ func (f *memFile) Truncate(n int64) error {
 
 func (f *memFile) truncate(n int64) {
 	f.cache = resize(f.cache, n)
-	f.sizeDirty = true
 	for p := range f.dirty {
 		if p*pageSize >= n {
 			delete(f.dirty, p)
@@ -286,11 +283,18 @@ func (f *memFile) Sync() error {
 		}
 	}
 	f.disk = resize(f.disk, int64(len(f.cache)))
+	if isSegment(f.name) && f.fs.failSyncTear > 0 {
+		f.fs.failSyncTear--
+		for p := range f.dirty {
+			copyPage(f.disk, bytes.Repeat([]byte("garbage "), len(f.cache)/8+1), p)
+		}
+		clear(f.dirty)
+		return bad
+	}
 	for p := range f.dirty {
 		copyPage(f.disk, f.cache, p)
 	}
 	clear(f.dirty)
-	f.sizeDirty = false
 	if isSegment(f.name) && f.fs.failSyncLie > 0 {
 		f.fs.failSyncLie--
 		return bad
