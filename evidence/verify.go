@@ -273,10 +273,13 @@ func (v *Verifier) fail(index uint64, id, why string) *Fault {
 	return v.fault
 }
 
-// isCommit tells a damaged checkpoint from a damaged record: in the JSON string of
-// a checkpoint no bare quote can stand.
+// isCommit tells a damaged checkpoint from a damaged record: it has the marks of
+// the one, and none of the other's.
 func isCommit(line []byte) bool {
-	return !bytes.Contains(line, []byte(`"r":{`)) && !bytes.Contains(line, []byte(hashStart))
+	if bytes.Contains(line, []byte(`"r":{`)) || bytes.Contains(line, []byte(hashStart)) {
+		return false
+	}
+	return bytes.Contains(line, []byte(`"c":"`)) || bytes.Contains(line, []byte(`\n\n`))
 }
 
 var idPattern = regexp.MustCompile(`"(?:event_)?id":"([A-Za-z0-9_.-]{1,80})"`)
