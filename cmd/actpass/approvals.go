@@ -24,6 +24,7 @@ func newApprovalsCmd() *cobra.Command {
 the role approver, in a group that the rule names, or admin; never the key of the
 agent that asks.`,
 		Example: "  actpass approvals list --state pending\n  actpass approvals approve apr_... --reason 'checked with the customer'",
+		RunE:    showHelp,
 	}
 	cmd.AddCommand(newApprovalsListCmd(), newApprovalsShowCmd(), newApprovalsWatchCmd(),
 		newDecideCmd("approve", "Approve an action: exactly this one, once"),
@@ -42,6 +43,9 @@ func newApprovalsListCmd() *cobra.Command {
 		Example: "  actpass approvals list --state pending",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkLimit(limit); err != nil {
+				return err
+			}
 			client, err := newClient(cmd)
 			if err != nil {
 				return err

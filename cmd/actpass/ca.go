@@ -23,6 +23,7 @@ func newCACmd() *cobra.Command {
 client that is to be read must trust it. ` + "`actpass run`" + ` does that for one command;
 these commands are for everything else.`,
 		Example: "  actpass ca export --out actpass-ca.pem",
+		RunE:    showHelp,
 	}
 	cmd.AddCommand(newCAExportCmd(), newCAInstallCmd())
 	return cmd

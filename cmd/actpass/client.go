@@ -31,6 +31,10 @@ const (
 	envAPIURL = "ACTPASS_API_URL"
 )
 
+// showHelp is what a command of commands does by itself. As a RunE it makes
+// cobra look at the arguments: without it, a misspelt subcommand is a success.
+func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+
 func addAPIFlag(cmd *cobra.Command) {
 	cmd.Flags().String("api", "", "address of the sidecar's API (else "+envAPIURL+", else listen.api of the configuration)")
 }
@@ -151,6 +155,13 @@ func (t *table) row(cells ...string) {
 }
 
 func (t *table) end() error { return t.w.Flush() }
+
+func checkLimit(n int) error {
+	if n < 1 || n > api.MaxLimit {
+		return usage("--limit must be from 1 to %d", api.MaxLimit)
+	}
+	return nil
+}
 
 func printJSON(out io.Writer, v any) error {
 	e := json.NewEncoder(out)

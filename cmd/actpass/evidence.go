@@ -28,6 +28,7 @@ func newEvidenceCmd() *cobra.Command {
 		Long: `tail and show ask the running sidecar with the key in ` + envAPIKey + ` (role approver or
 admin). verify reads the log in the data directory itself and asks nobody.`,
 		Example: "  actpass evidence tail -f\n  actpass evidence verify",
+		RunE:    showHelp,
 	}
 	cmd.AddCommand(newEvidenceTailCmd(), newEvidenceShowCmd(), newEvidenceVerifyCmd())
 	return cmd
@@ -57,7 +58,10 @@ func newEvidenceTailCmd() *cobra.Command {
   actpass evidence tail --since 1h --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var err error
+			err := checkLimit(q.Limit)
+			if err != nil {
+				return err
+			}
 			if q.Since, err = sinceTime(since, time.Now()); err != nil {
 				return err
 			}

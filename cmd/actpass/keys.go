@@ -24,6 +24,7 @@ evidence (approver), and those who may do everything (admin).
 With ` + envAPIKey + ` set, the commands ask the running sidecar. Without it they work
 on the data directory itself: who may write there is admin anyway.`,
 		Example: "  actpass keys create --name support-agent --role gateway --agent support_agent",
+		RunE:    showHelp,
 	}
 	cmd.AddCommand(newKeysCreateCmd(), newKeysListCmd(), newKeysRevokeCmd())
 	return cmd
