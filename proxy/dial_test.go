@@ -1,0 +1,159 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/gate"
+)
+
+func TestAddressClasses(t *testing.T) {
+	d, err := newDialer(Upstream{}, time.Second, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ip := range []string{
+		"127.0.0.1", "127.255.255.254", "0.0.0.0", "0.1.2.3", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254", "169.254.170.2",
+		"100.64.0.1", "100.100.100.200", "192.0.0.192", "198.18.0.1", "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255",
+		"::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254",
+		"::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "2002:7f00:1::", "2002:a9fe:a9fe::1", "2001:0:7f00:1::", "2001:db8::1", "fec0::1",
+	} {
+		if d.judge(netip.AddrPortFrom(netip.MustParseAddr(ip), 443)) == nil {
+			t.Errorf("%s would be dialled", ip)
+		}
+	}
+	for _, ip := range []string{"1.1.1.1", "8.8.8.8", "2606:4700:4700::1111", "::ffff:1.1.1.1"} {
+		if err := d.judge(netip.AddrPortFrom(netip.MustParseAddr(ip), 443)); err != nil {
+			t.Errorf("%s: %v", ip, err)
+		}
+	}
+	allowed, err := newDialer(Upstream{AllowPrivate: []netip.Prefix{
+		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("fd00::/8"),
+	}}, time.Second, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ip, want := range map[string]bool{
+		"10.1.2.3": true, "::ffff:10.1.2.3": true, "fd00::1": true, "64:ff9b::101:101": true, "64:ff9b::a00:1": true,
+		"64:ff9b::7f00:1": false, "127.0.0.1": false, "169.254.169.254": false, "192.168.0.1": false,
+	} {
+		if got := allowed.judge(netip.AddrPortFrom(netip.MustParseAddr(ip), 443)) == nil; got != want {
+			t.Errorf("with allow_private, %s: dialled %v, want %v", ip, got, want)
+		}
+	}
+}
+
+// A name is looked up once, and what is dialled is what was judged.
+func TestDialerPinsTheAddress(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	accepted := make(chan struct{}, 10)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- struct{}{}
+			_ = c.Close()
+		}
+	}()
+	answers := [][]netip.Addr{
+		{netip.MustParseAddr("192.0.2.1")}, // judged first, refused
+		{netip.MustParseAddr("127.0.0.1")}, // what a rebinding name says next
+	}
+	lookups := 0
+	d, err := newDialer(Upstream{}, time.Second, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.lookup = func(context.Context, string) ([]netip.Addr, error) {
+		lookups++
+		return answers[(lookups-1)%len(answers)], nil
+	}
+	for range 2 {
+		_, err = d.dial(context.Background(), "rebind.test:"+port)
+		var de *dialError
+		if !errors.As(err, &de) || de.code != ReasonAddressRefused {
+			t.Errorf("%v", err)
+		}
+	}
+	if lookups != 2 || len(accepted) != 0 {
+		t.Errorf("%d lookups, %d connections", lookups, len(accepted))
+	}
+	// Of several addresses only those that pass are dialled.
+	ok, err := newDialer(Upstream{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}, time.Second, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ok.lookup = func(context.Context, string) ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr("10.255.255.1"), netip.MustParseAddr("::ffff:127.0.0.1")}, nil
+	}
+	c, err := ok.dial(context.Background(), "mixed.test:"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	<-accepted
+}
+
+func TestDialerSettings(t *testing.T) {
+	for name, u := range map[string]Upstream{
+		"no host":    {ConnectTo: []ConnectTo{{"", 443, "127.0.0.1:1"}}},
+		"no port":    {ConnectTo: []ConnectTo{{"a.test", 0, "127.0.0.1:1"}}},
+		"no address": {ConnectTo: []ConnectTo{{"a.test", 443, "127.0.0.1"}}},
+		"twice":      {ConnectTo: []ConnectTo{{"a.test", 443, "127.0.0.1:1"}, {"A.test", 443, "127.0.0.1:2"}}},
+		"bad CIDR":   {AllowPrivate: []netip.Prefix{{}}},
+	} {
+		if _, err := newDialer(u, time.Second, nil); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// In no mode is a private address dialled that is not listed, and a connect_to
+// address is no exception.
+func TestPrivateAddressIsRefusedInEveryMode(t *testing.T) {
+	for _, mode := range []string{gate.ModeMonitor, gate.ModeWarn, gate.ModeEnforce} {
+		w := newWorld(t, withMode(mode), func(_ *world, o *Options) { o.Upstream.AllowPrivate = nil })
+		for _, u := range []string{"https://api.test/x", "http://plain.test/x", "http://127.0.0.1:" + portText(w.plain.Listener) + "/x", "http://[::1]:9/x"} {
+			got := w.do(w.client(), "GET", u, "")
+			if got.status != 403 || got.json(t)["reason_code"] != ReasonAddressRefused || got.header.Get("ActPass-Decision") != "deny" {
+				t.Errorf("%s, %s: %d %s", mode, u, got.status, got.body)
+			}
+			if e := w.trail.last(t); e.Outcome.State != evidence.StateRefused || !strings.Contains(e.Outcome.Error, ReasonAddressRefused) {
+				t.Errorf("%s, %s: outcome %+v", mode, u, e.Outcome)
+			}
+		}
+		w.untouched()
+	}
+}
+
+func TestOwnListenersAreNotDialled(t *testing.T) {
+	w := newWorld(t)
+	for _, u := range []string{"http://" + w.front + "/x", "http://" + w.reverse + "/stripe/x"} {
+		got := w.do(w.client(), "GET", u, "")
+		if got.status != 403 || got.json(t)["reason_code"] != ReasonAddressRefused {
+			t.Errorf("%s: %d %s", u, got.status, got.body)
+		}
+	}
+	all := &Server{listeners: []netip.AddrPort{netip.MustParseAddrPort("[::]:8080")}}
+	if !all.isOurs(netip.MustParseAddrPort("127.0.0.1:8080")) || all.isOurs(netip.MustParseAddrPort("127.0.0.1:8081")) || all.isOurs(netip.MustParseAddrPort("192.0.2.7:8080")) {
+		t.Error("a listener on all addresses is not known by each of them")
+	}
+}
+
+func portText(l net.Listener) string {
+	_, p, _ := net.SplitHostPort(l.Addr().String())
+	return p
+}
