@@ -177,7 +177,11 @@ func scanString(b []byte, i int) int {
 		return -1
 	}
 	for i++; i < len(b); i++ {
-		switch c := b[i]; {
+		c := b[i]
+		if plainASCII[c] {
+			continue
+		}
+		switch {
 		case c == '"':
 			return i + 1
 		case c < 0x20:
