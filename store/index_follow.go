@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -94,6 +95,8 @@ type follower struct {
 	src   Source
 	conn  *sql.Conn
 	stmts map[string]*sql.Stmt
+
+	forgotten uint64 // what first was when forget ran
 }
 
 // run follows until something fails. progress is called after every batch.
@@ -122,6 +125,9 @@ func (f *follower) run(ctx context.Context, progress func()) error {
 		}
 		if err := f.apply(ctx, entries); err != nil {
 			return fmt.Errorf("index from record %d: %w", from, err)
+		}
+		if err := f.forget(ctx); err != nil {
+			return fmt.Errorf("forget what the log no longer has: %w", err)
 		}
 		f.ix.advance(entries[len(entries)-1].Index + 1)
 		progress()
@@ -190,10 +196,7 @@ func (f *follower) align(ctx context.Context) error {
 	if err := f.conn.QueryRowContext(ctx, `SELECT log, position FROM meta WHERE id = 1`).Scan(&have, &position); err != nil {
 		return fmt.Errorf("read the position of the index: %w", err)
 	}
-	first := uint64(0)
-	if r, ok := f.src.(interface{ First() uint64 }); ok {
-		first = r.First()
-	}
+	first := f.first()
 	switch {
 	case position > f.src.Size(), position > 0 && have != id:
 		return errAlien
@@ -220,6 +223,34 @@ func (f *follower) align(ctx context.Context) error {
 		return fmt.Errorf("claim the index for this log: %w", err)
 	}
 	f.ix.advance(position)
+	return nil
+}
+
+// first is the oldest record that the log still has.
+func (f *follower) first() uint64 {
+	if r, ok := f.src.(interface{ First() uint64 }); ok {
+		return r.First()
+	}
+	return 0
+}
+
+// forget drops what retention took from the log, so that the index does not
+// outgrow it. A crash in between leaves some for the next time.
+func (f *follower) forget(ctx context.Context) error {
+	first := f.first()
+	if first == f.forgotten {
+		return nil
+	}
+	for _, query := range []string{
+		`DELETE FROM events WHERE log_index < ?`,
+		`DELETE FROM records WHERE log_index < ?`,
+		`DELETE FROM blocks WHERE (block + 1) * ` + strconv.Itoa(blockSize) + ` <= ?`,
+	} {
+		if err := f.exec(ctx, query, int64(first)); err != nil {
+			return err
+		}
+	}
+	f.forgotten = first
 	return nil
 }
 

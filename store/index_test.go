@@ -245,6 +245,8 @@ func TestIndexQueries(t *testing.T) {
 	log := newSliceLog("k")
 	var all []*evidence.Event
 	states := map[string]string{}
+	ix := openIndex(t, filepath.Join(t.TempDir(), "index.db"))
+	follow(t, ix, log)
 	for i := range 2200 {
 		e := action(i, func(e *evidence.Event) {
 			switch {
@@ -277,9 +279,10 @@ func TestIndexQueries(t *testing.T) {
 				states[e.ID] = evidence.StateForwarded
 			}
 		}
+		if i%300 == 0 { // several batches to a block
+			catchUp(t, ix, log.Size())
+		}
 	}
-	ix := openIndex(t, filepath.Join(t.TempDir(), "index.db"))
-	follow(t, ix, log)
 	catchUp(t, ix, log.Size())
 
 	for name, c := range map[string]struct {
@@ -368,7 +371,10 @@ func TestIndexRebuilds(t *testing.T) {
 		other.add(encode(t, action(i+1)))
 	}
 	foreign := newSliceLog("key two")
-	foreign.add(log.records...)
+	for i := range 39 {
+		foreign.add(encode(t, action(1000+i)))
+	}
+	foreign.add(log.records[39])
 	long := newSliceLog("key one")
 	long.add(log.records...)
 	long.add(encode(t, action(99)))
@@ -397,17 +403,17 @@ func TestIndexRebuilds(t *testing.T) {
 		fill  func(t *testing.T, path string)
 		spoil func(path string) error
 	}{
-		"nothing there":             {},
-		"already right":             {fill: filled(log)},
-		"another log, same key":     {fill: filled(other)},
-		"another key, same records": {fill: filled(foreign)},
-		"ahead of the log":          {fill: filled(long)},
-		"not a database":            {spoil: func(p string) error { return os.WriteFile(p, []byte(strings.Repeat("no database ", 500)), 0o600) }},
-		"another schema":            {fill: filled(log), spoil: func(p string) error { return exec(p, "PRAGMA user_version = 99") }},
-		"somebody else's tables":    {spoil: func(p string) error { return exec(p, "CREATE TABLE x (y); PRAGMA user_version = 1") }},
-		"no position":               {fill: filled(log), spoil: func(p string) error { return exec(p, "DELETE FROM meta") }},
-		"position set back":         {fill: filled(log), spoil: func(p string) error { return exec(p, "UPDATE meta SET position = 20") }},
-		"position set forward":      {fill: filled(log), spoil: func(p string) error { return exec(p, "DELETE FROM records; DELETE FROM events") }},
+		"nothing there":                 {},
+		"already right":                 {fill: filled(log)},
+		"another log, same key":         {fill: filled(other)},
+		"another key, same last record": {fill: filled(foreign)},
+		"ahead of the log":              {fill: filled(long)},
+		"not a database":                {spoil: func(p string) error { return os.WriteFile(p, []byte(strings.Repeat("no database ", 500)), 0o600) }},
+		"another schema":                {fill: filled(log), spoil: func(p string) error { return exec(p, "PRAGMA user_version = 99") }},
+		"somebody else's tables":        {spoil: func(p string) error { return exec(p, "CREATE TABLE x (y); PRAGMA user_version = 1") }},
+		"no position":                   {fill: filled(log), spoil: func(p string) error { return exec(p, "DELETE FROM meta") }},
+		"position set back":             {fill: filled(log), spoil: func(p string) error { return exec(p, "UPDATE meta SET position = 20") }},
+		"position set forward":          {fill: filled(log), spoil: func(p string) error { return exec(p, "DELETE FROM records; DELETE FROM events") }},
 		"cut off": {fill: filled(log), spoil: func(p string) error {
 			return os.Truncate(p, 8192)
 		}},
@@ -514,5 +520,15 @@ func TestIndexAfterRetention(t *testing.T) {
 	list, _, err := ix.Events(context.Background(), Query{Tenant: "acme"})
 	if err != nil || len(list) != 4 {
 		t.Errorf("%v, %v", ids(list), err)
+	}
+	// And while it follows, what the log drops goes.
+	log.mu.Lock()
+	log.first = 9
+	log.mu.Unlock()
+	log.add(encode(t, action(10)), encode(t, outcomeOf(2, "forwarded", 200)))
+	catchUp(t, ix, 12)
+	list, _, err = ix.Events(context.Background(), Query{Tenant: "acme", Since: indexStart})
+	if d := cmp.Diff([]string{"ev_000010", "ev_000009"}, ids(list)); d != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, d)
 	}
 }

@@ -471,6 +471,7 @@ func (m *Memory) Reserve(ctx context.Context, tenant, eventID string, uses []gat
 				return fmt.Errorf("reserve limits for %s: the event has a reservation already: %w", eventID, gate.ErrIllegalState)
 			}
 		}
+		s.setClock(tenant, uses, micros(now))
 		used = make([]int64, len(uses))
 		fits := map[string]int64{}
 		for i, u := range uses {
@@ -511,6 +512,23 @@ func (m *Memory) Usage(ctx context.Context, tenant string, uses []gate.Use, now 
 		return nil
 	})
 	return answer(used, err)
+}
+
+// setClock puts uses from before the clock was set back into the present, as
+// SQLite does.
+func (s *memoryState) setClock(tenant string, uses []gate.Use, now int64) {
+	for _, u := range uses {
+		key, back := limitKey(u), false
+		mine := func(old memoryUse) bool { return old.tenant == tenant && old.key == key }
+		for _, old := range s.uses {
+			back = back || mine(old) && old.at > now+min(clockSlack, u.Window.Microseconds()/2)
+		}
+		for i, old := range s.uses {
+			if back && mine(old) && old.at > now {
+				s.uses[i].at = now
+			}
+		}
+	}
 }
 
 func (s *memoryState) held(tenant string, u gate.Use, now time.Time) (sum int64) {

@@ -374,6 +374,31 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+// TestSweepSparesALongWindow: a limit with a longer window than all before comes
+// while a round of sweeping is under way.
+func TestSweepSparesALongWindow(t *testing.T) {
+	s := openTest(t, filepath.Join(t.TempDir(), "x.db"))
+	ctx := context.Background()
+	reserve := func(event, limit string, window time.Duration, now time.Time) {
+		t.Helper()
+		uses := []gate.Use{{Limit: limit, Amount: 1, Max: 1000, Window: window}}
+		if over, _, err := s.Reserve(ctx, "acme", event, uses, now); err != nil || over != -1 {
+			t.Fatal(over, err)
+		}
+	}
+	reserve("ev_0", "minute", time.Minute, start)
+	s.sweep.span, s.sweep.tenant, s.sweep.key = time.Minute.Microseconds(), "a", ""
+	reserve("ev_long", "day", 24*time.Hour, start)
+	for i := range 2 * sweepEvery {
+		reserve(fmt.Sprintf("ev_%d", i+1), "minute", time.Minute, start.Add(time.Duration(i)*time.Second+time.Hour))
+	}
+	// The sum would not show a use that was deleted: count the uses.
+	var kept int
+	if err := s.read.QueryRow(`SELECT count(*) FROM limit_uses WHERE event_id = 'ev_long'`).Scan(&kept); err != nil || kept != 1 {
+		t.Errorf("%d uses of the long window are left, %v", kept, err)
+	}
+}
+
 // TestKill: a process is killed while it writes. Everything that it had been told
 // is durable is there.
 func TestKill(t *testing.T) {

@@ -120,6 +120,8 @@ func testClockSetBack(t *testing.T, s *suite) {
 	s.reserve(t, "ev_4", at(0), 0, []int64{16}, use("l", "k", 5, 20))
 	s.reserve(t, "ev_5", at(time.Minute), -1, []int64{16}, use("l", "k", 4, 20))
 	s.reserve(t, "ev_6", at(2*time.Minute), 0, []int64{20}, use("l", "k", 1, 20))
+	// What seemed to lie hours ahead leaves one window after the clock was set.
+	s.reserve(t, "ev_7", at(90*time.Minute), -1, []int64{0}, use("l", "k", 20, 20))
 }
 
 func testRelease(t *testing.T, s *suite) {
