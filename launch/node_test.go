@@ -13,7 +13,7 @@ import (
 const lib = `
 const line = (e) => [e.door, e.method, (e.tls ? 'https://' : 'http://') + e.host + e.path, e.proto, e.bytes].join(' ');
 const ask = (module, url, options = {}, body) => new Promise((resolve, reject) => {
-  const req = module.request(url, options, (res) => {
+  const req = module.request(...(typeof url === 'string' ? [url, options] : [url]), (res) => {
     let text = '';
     res.setEncoding('utf8').on('data', (d) => (text += d)).on('end', () => resolve(JSON.parse(text))).on('error', reject);
   });
@@ -270,6 +270,15 @@ for (const module of [http, https]) {
     req.setTimeout(100, () => req.destroy(new Error('too slow'))).on('error', (e) => resolve(console.log(scheme, e.message)));
   });
 }
+for (const module of [http, https]) {
+  const scheme = module === http ? 'http' : 'https';
+  await new Promise((resolve) => {
+    const req = module.request(scheme + '://silent.test/', { method: 'POST', agent: new module.Agent({ timeout: 100 }) });
+    req.on('timeout', () => req.destroy(new Error('agent too slow'))).on('error', (e) => resolve(console.log(scheme, e.message)));
+    req.flushHeaders();
+    if (module === http) req.write('x', (e) => console.log('write', e.message));
+  });
+}
 console.log(Date.now() - start < 5000 ? 'soon' : 'late');
 process.exit(); // fetch leaves its attempt to its own limit
 `,
@@ -281,6 +290,9 @@ http too slow
 http too slow
 https too slow
 https too slow
+write agent too slow
+http agent too slow
+https agent too slow
 soon`,
 		targets: []string{"silent.test:443", "silent.test:80"},
 	},
@@ -420,6 +432,24 @@ func TestNodeNoProxyEntries(t *testing.T) {
 				t.Errorf("standard error: %s", stderr)
 			}
 		})
+	}
+}
+
+// A client that speaks to a proxy itself, as axios does, and one that is given the reverse listener for a base URL reach the
+// sidecar's listeners, not a tunnel to them.
+func TestNodeReachesTheListenersDirectly(t *testing.T) {
+	t.Parallel()
+	node := need(t, "node")
+	s, reverse := newSidecar(t), newSidecar(t)
+	env := prepared(t, s, func(o *launch.Options) { o.NoProxy = []string{}; o.ReverseURL = reverse.URL })
+	stdout, _ := run(t, env, node, script(t, "a.mjs", lib+`
+import http from 'http';
+const proxy = new URL(process.env.HTTP_PROXY);
+console.log(line(await ask(http, { host: proxy.hostname, port: proxy.port, path: 'http://axios.test/', headers: { Host: 'axios.test' } })));
+console.log((await (await fetch(process.env.ACTPASS_REVERSE_URL + '/stripe')).json()).door);
+`))
+	if want := "forward GET http://axios.test/ HTTP/1.1 0\ndirect\n"; stdout != want || len(s.targets()) != 0 {
+		t.Errorf("stdout %q, want %q; the sidecar saw %q", stdout, want, s.targets())
 	}
 }
 

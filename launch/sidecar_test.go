@@ -181,7 +181,15 @@ func (s *sidecar) serve(conn *replay, host, door string) {
 			conn.Close()
 			return
 		}
-		inner = tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}})
+		inner = tls.Server(conn, &tls.Config{
+			NextProtos: []string{"h2", "http/1.1"},
+			GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+				if hello.ServerName == "" && net.ParseIP(host) == nil {
+					return nil, errors.New("the client names no server")
+				}
+				return &cert, nil
+			},
+		})
 	}
 	srv := &http.Server{Handler: answer(door), ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: time.Minute}
 	l := &one{conn: make(chan net.Conn, 1), addr: conn.LocalAddr()}
