@@ -90,6 +90,17 @@ func (s *Server) serveConnect(client *peekedConn, c *connecting) {
 	if finding != nil {
 		req.Findings = append(req.Findings, *finding)
 	}
+	if len(req.Findings) > 0 && fails(s.gate.ModeFor(id)) {
+		// Every call inside would be refused for it; a client that is told now
+		// does not first send a secret into a tunnel that it took for sound.
+		f := req.Findings[0]
+		code := gate.ReasonAmbiguous
+		if f.Status == http.StatusMisdirectedRequest {
+			code = ReasonMisdirected
+		}
+		refuse(s.gate.Reject(ctx, req, f.Status, code, "The CONNECT is ambiguous: "+f.Detail+"."))
+		return
+	}
 	client.door = &doorway{
 		door: gate.DoorConnect, remote: client.door.remote, scheme: "https", authority: c.target, host: host, port: port,
 		identity: id, known: true, findings: req.Findings,
