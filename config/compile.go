@@ -47,6 +47,7 @@ func (c *Config) Compile(embedded fs.FS) (*Compiled, error) {
 
 	opt := policy.Options{Default: c.Policy.Default}
 	if set != nil && err == nil {
+		opt.Tools = set.Tools()
 		opt.Args = func(tool string) (names []string, open, known bool) {
 			info, ok := set.Tool(tool)
 			for _, a := range info.Args {
