@@ -15,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
 	"github.com/actpass/sidecar/policy"
@@ -128,11 +126,7 @@ func TestInnerAuthorityIsTheConnectTarget(t *testing.T) {
 	t.Run("second stream", func(t *testing.T) {
 		w := newWorld(t)
 		c := w.inside("api.test:443", "api.test", "h2")
-		cc, err := (&http2.Transport{}).NewClientConn(c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer cc.Close()
+		cc := h2On(t, c)
 		for i, host := range []string{"api.test", "evil.test", "api.test"} {
 			req, _ := http.NewRequest("GET", "https://api.test/x", nil)
 			req.Host = host

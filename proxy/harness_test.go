@@ -17,7 +17,6 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -78,11 +77,10 @@ policies:
       - { name: open, decision: allow, reason_code: generic.open }
 `
 
-// log is a gate.Recorder that can be read.
+// trail is a gate.Recorder that can be read.
 type trail struct {
 	mu      sync.Mutex
 	records [][]byte
-	delay   time.Duration
 }
 
 func (l *trail) Append(_ context.Context, b []byte) (evidence.Entry, error) {
@@ -284,6 +282,7 @@ func (w *world) startOrigins() {
 	w.origin.StartTLS()
 	w.plain = httptest.NewUnstartedServer(h)
 	w.plain.Listener = countListener{w.plain.Listener, w}
+	w.plain.Config.DisableGeneralOptionsHandler = true
 	w.plain.Start()
 	w.t.Cleanup(func() { w.origin.Close(); w.plain.Close() })
 }
@@ -460,14 +459,14 @@ func (c *testCA) leaf(names ...string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: c.key}
 }
 
-func portOf(t *testing.T, addr string) int {
-	t.Helper()
-	_, p, err := net.SplitHostPort(addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, _ := strconv.Atoi(p)
-	return n
-}
-
 func newReader(r io.Reader) *bufio.Reader { return bufio.NewReader(r) }
+
+// h2On speaks HTTP/2 on one connection that was made before.
+func h2On(t *testing.T, c *tls.Conn) http.RoundTripper {
+	tr := &http.Transport{
+		ForceAttemptHTTP2: true,
+		DialTLSContext:    func(context.Context, string, string) (net.Conn, error) { return c, nil },
+	}
+	t.Cleanup(tr.CloseIdleConnections)
+	return tr
+}

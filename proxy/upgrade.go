@@ -16,7 +16,8 @@ import (
 // shape of a smuggled request.
 func (x *exchange) switchProtocols(resp *http.Response, asked string) {
 	up, ok := resp.Body.(io.ReadWriteCloser)
-	if got := strings.ToLower(resp.Header.Get("Upgrade")); asked == "" || !ok || got != asked {
+	protocol := resp.Header.Get("Upgrade")
+	if asked == "" || !ok || strings.ToLower(protocol) != asked {
 		_ = resp.Body.Close()
 		x.status = http.StatusBadGateway
 		x.permit.Done(gate.Outcome{State: evidence.StateForwarded, Status: http.StatusSwitchingProtocols, Error: "the upstream switched to a protocol that was not asked for"})
@@ -49,7 +50,7 @@ func (x *exchange) switchProtocols(resp *http.Response, asked string) {
 	copyAnswer(h, resp.Header)
 	delete(h, "Content-Type")
 	x.sign(h)
-	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{resp.Header.Get("Upgrade")}
+	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{protocol}
 	if !x.s.tunnels.add(client) {
 		_ = up.Close()
 		x.permit.Done(gate.Outcome{State: evidence.StateForwarded, Status: x.status, Error: "the sidecar is stopping"})

@@ -36,7 +36,6 @@ type lintConn struct {
 	state lintState
 	left  uint64 // of the body or chunk
 	err   error  // to be returned once buf is empty
-	line  int    // length of the chunk line seen so far
 
 	mu       sync.Mutex
 	heads    []head // linted, not yet taken by the handler
