@@ -36,6 +36,7 @@ const (
 	KindOutcome  = "outcome"  // what came of an action
 	KindApproval = "approval" // a transition of an approval
 	KindConfig   = "config"   // a reload, or one that was refused
+	KindPassport = "passport" // one that was issued or revoked
 	KindSystem   = "system"   // start, stop, keys made and revoked
 )
 

@@ -193,6 +193,46 @@ func TestLaterOutlivesAFullDisk(t *testing.T) {
 	}
 }
 
+// A health check that reads Err may keep all traffic away: the log must find out by
+// itself that the disk is well again.
+func TestErrClearsWithoutTraffic(t *testing.T) {
+	for name, inject := range map[string]func(*memFS){
+		"full for a while": func(m *memFS) { m.failWrites = 2 },
+		"fsync fails":      func(m *memFS) { m.failSync = 1 },
+		"cannot be cut":    func(m *memFS) { m.failWrite, m.failTruncate = 10, 1 },
+		"never written":    func(m *memFS) { m.failCreate = 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, dir := newMemFS(), t.TempDir()
+			l := open(t, dir, Options{fs: m})
+			if name != "never written" {
+				mustAppend(t, l, action("ev_0"))
+			}
+			m.mu.Lock()
+			inject(m)
+			m.mu.Unlock()
+			if _, err := l.Append(context.Background(), action("ev_x")); err == nil || l.Err() == nil {
+				t.Fatal("no error")
+			}
+			for deadline := time.Now().Add(10 * time.Second); l.Err() != nil; time.Sleep(20 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal(l.Err())
+				}
+			}
+			size := l.Size()
+			if rep, err := verifyDir(m, dir); err != nil || rep.Fault != nil || rep.Pending != 0 {
+				t.Errorf("%+v %v", rep, err)
+			}
+			mustAppend(t, l, action("ev_1"))
+			l2 := open(t, t.TempDir(), Options{fs: &moved{m.crash(func() bool { return false }), dir}})
+			if l2.Size() != size+1 || l2.Recovered().TruncatedBytes != 0 {
+				t.Errorf("%d records, %+v", l2.Size(), l2.Recovered())
+			}
+		})
+	}
+}
+
 func TestLaterIsBounded(t *testing.T) {
 	m := newMemFS()
 	l := open(t, t.TempDir(), Options{fs: m})

@@ -88,8 +88,12 @@ func makeKey(fsys fileSystem, dir string) ([]byte, error) {
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
+	// The directory may be as new as the key.
 	if err == nil {
 		err = fsys.SyncDir(dir)
+	}
+	if err == nil {
+		err = fsys.SyncDir(filepath.Dir(dir))
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("ledger: make the signing key: %w", err), fsys.Remove(name))

@@ -61,6 +61,10 @@ const (
 	asyncWindow = 50 * time.Millisecond
 	// retryEvery is the pause between attempts to write what only Later queued.
 	retryEvery = 100 * time.Millisecond
+	// probeEvery is the pause between attempts to find out whether a disk that
+	// refused can be written again, and probeBytes is what it must take.
+	probeEvery = time.Second
+	probeBytes = 64 << 10
 	// publishEvery bounds how often checkpoint and state are written.
 	publishEvery = time.Second
 )
@@ -320,6 +324,14 @@ func (l *Log) Err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.err
+}
+
+// PublishErr is nil while checkpoints reach their file beside the log. Without
+// them the log is whole, but records cut off its end could go unseen.
+func (l *Log) PublishErr() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.publishErr
 }
 
 // PublicKey is the verifier key of this log's checkpoints, in the note format

@@ -46,17 +46,29 @@ func (l *Log) snapshot() snapshot {
 func (l *Log) publisher() {
 	defer close(l.quiet)
 	for range l.publish {
-		err := l.publishNow()
-		l.mu.Lock()
-		l.publishErr = err
-		l.mu.Unlock()
-		t := time.NewTimer(publishEvery)
-		select {
-		case <-t.C:
-		case <-l.stopped:
-			t.Stop()
+		for l.publishOnce() != nil {
+			select {
+			case <-l.stopped: // Close tries once more, and tells
+				return
+			default:
+			}
 		}
 	}
+}
+
+// publishOnce publishes and keeps the pace.
+func (l *Log) publishOnce() error {
+	err := l.publishNow()
+	l.mu.Lock()
+	l.publishErr = err
+	l.mu.Unlock()
+	t := time.NewTimer(publishEvery)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-l.stopped:
+	}
+	return err
 }
 
 func (l *Log) touchPublisher() {

@@ -51,7 +51,7 @@ func TestStateIsNotTrusted(t *testing.T) {
 	try("empty", []byte{})
 	try("null", []byte("null"))
 	end := bytes.Index(state, []byte(`"open"`)) // ids are not bound by the checkpoint
-	for i := range end {
+	for i := 0; i < end; i += stride {
 		for _, c := range []byte{state[i] ^ 1, '9'} {
 			b := bytes.Clone(state)
 			b[i] = c

@@ -62,6 +62,7 @@ type writer struct {
 	since   time.Time     // when the oldest unsynced byte was written
 	broken  bool          // the file must be repaired before it is written again
 	retry   time.Time     // not before this for records that nobody waits for
+	probe   time.Time     // when to try a disk that refused; zero while it takes everything
 }
 
 func (w *writer) close() error {
@@ -94,7 +95,13 @@ func (l *Log) write() {
 				l.settle(l.sync())
 				continue
 			}
-			timer.Reset(min(wait, l.w.untilDue()))
+			if l.w.probe.IsZero() {
+				wait = min(wait, l.w.untilDue())
+			} else if wait = min(wait, time.Until(l.w.probe)); wait <= 0 {
+				l.settle(l.tryDisk())
+				continue
+			}
+			timer.Reset(wait)
 			select {
 			case <-l.wake:
 			case <-timer.C:
@@ -156,13 +163,13 @@ func (l *Log) run(b *batch, later []item) {
 	}
 	l.mu.Lock()
 	if err == nil {
-		l.w.retry = time.Time{}
 		l.accept(buf, later, waiting)
 	} else {
-		l.w.retry = time.Now().Add(retryEvery)
 		l.rush = false
 	}
-	l.err = err
+	if err != nil || buf != nil { // a batch of nothing says nothing about the disk
+		l.fate(err)
+	}
 	closing := l.closing
 	l.mu.Unlock()
 	if b != nil {
@@ -222,13 +229,52 @@ func (l *Log) accept(buf []byte, later, waiting []item) {
 func (l *Log) settle(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.err = err
+	l.fate(err)
 	if err == nil {
 		l.synced = l.snapshot()
 		l.touchPublisher()
-	} else {
-		l.w.retry = time.Now().Add(retryEvery)
 	}
+}
+
+// fate takes note of whether the disk can be written. l.mu is held.
+func (l *Log) fate(err error) {
+	l.err = err
+	if err == nil {
+		l.w.retry, l.w.probe = time.Time{}, time.Time{}
+		return
+	}
+	now := time.Now()
+	l.w.retry, l.w.probe = now.Add(retryEvery), now.Add(probeEvery)
+}
+
+// tryDisk finds out whether a disk that refused takes a page again, so that Err
+// says so although nobody appends any more, because Err made them stop. If we
+// crash here, zeros are a torn tail.
+func (l *Log) tryDisk() error {
+	w := &l.w
+	if w.broken {
+		if err := l.repair(); err != nil {
+			return fmt.Errorf("ledger: repair the log after a failed write: %w", err)
+		}
+	}
+	if w.file == nil {
+		return l.roll()
+	}
+	_, err := w.file.WriteAt(make([]byte, probeBytes), w.offset)
+	if err == nil {
+		err = w.file.Sync()
+		w.broken = err != nil
+	}
+	if err != nil {
+		err = fmt.Errorf("ledger: try the disk again: %w", err)
+	}
+	if uerr := l.undo(); err == nil {
+		err = uerr
+	}
+	if err == nil {
+		w.durable, w.since = w.offset, time.Time{}
+	}
+	return err
 }
 
 // commit writes the records with their checkpoint and syncs. It gives the bytes
