@@ -3,6 +3,7 @@ package launch_test
 import (
 	"bytes"
 	"encoding/pem"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -138,8 +139,8 @@ func TestWhatPrepareRefuses(t *testing.T) {
 	if err := os.Chmod(open, 0o770); err != nil {
 		t.Fatal(err)
 	}
-	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(t.TempDir(), link); err != nil {
+	link, private := filepath.Join(t.TempDir(), "link"), t.TempDir()
+	if err := errors.Join(os.Chmod(private, 0o700), os.Symlink(private, link)); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {

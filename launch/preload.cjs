@@ -52,7 +52,7 @@
     const direct = bypassRules();
 
     steps(globalAgents, agents, upgrades, http2Connect, npmUndici, dispatcher);
-    // `import { request } from 'node:https'` reads a copy of the exports.
+    // A module that was imported before this file ran holds copies of the exports.
     require('module').syncBuiltinESMExports();
 
     // One client that cannot be patched must not leave the others unpatched.
