@@ -97,6 +97,7 @@ func (g *fakeGate) Preflight(_ context.Context, _ gate.Identity, p gate.Prefligh
 }
 
 func (g *fakeGate) ReportOutcome(_ context.Context, _ gate.Identity, id, state string, status int, message string) error {
+	time.Sleep(5 * time.Millisecond) // as a disk does, so that reports can overtake each other
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.err == nil {
