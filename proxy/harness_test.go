@@ -129,7 +129,7 @@ func (l *trail) last(t *testing.T) *evidence.Event {
 
 // world is a sidecar between real listeners.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	server  *Server
 	gate    *gate.Gate
 	store   *store.Memory
@@ -181,7 +181,7 @@ func (l countListener) Accept() (net.Conn, error) {
 	return countConn{c, &l.w.originBytes}, nil
 }
 
-func newWorld(t *testing.T, options ...worldOption) *world {
+func newWorld(t testing.TB, options ...worldOption) *world {
 	t.Helper()
 	w := &world{t: t, trail: &trail{}, store: store.NewMemory()}
 	set, err := mapping.Compile([]mapping.Source{{Name: "test.yaml", Data: []byte(testRules)}}, mapping.Options{})
@@ -366,7 +366,7 @@ func (w *world) raw(addr, text string) reply {
 	return readReply(w.t, bufio.NewReader(conn))
 }
 
-func readReply(t *testing.T, r *bufio.Reader) reply {
+func readReply(t testing.TB, r *bufio.Reader) reply {
 	t.Helper()
 	resp, err := http.ReadResponse(r, nil)
 	if err != nil {
@@ -462,7 +462,7 @@ func (c *testCA) leaf(names ...string) tls.Certificate {
 func newReader(r io.Reader) *bufio.Reader { return bufio.NewReader(r) }
 
 // h2On speaks HTTP/2 on one connection that was made before.
-func h2On(t *testing.T, c *tls.Conn) http.RoundTripper {
+func h2On(t testing.TB, c *tls.Conn) http.RoundTripper {
 	tr := &http.Transport{
 		ForceAttemptHTTP2: true,
 		DialTLSContext:    func(context.Context, string, string) (net.Conn, error) { return c, nil },

@@ -51,8 +51,7 @@ func (x *exchange) log() {
 		return
 	}
 	d := &x.decision
-	fields := append(make([]zap.Field, 0, 16), logHead(x.req)...)
-	fields = append(fields,
+	fields := append(logHead(x.req),
 		zap.String("tool", d.Tool), zap.String("decision", d.Decision), zap.String("reason", d.ReasonCode),
 		zap.String("enforcement", d.Enforcement), zap.String("mode", d.Mode), zap.Int("status", x.status),
 		zap.Duration("duration", time.Since(x.start)), zap.String("event", d.EvidenceEventID))
@@ -72,8 +71,9 @@ func (s *Server) logRefusal(req *gate.Request, r *gate.Refusal, start time.Time)
 
 func logHead(req *gate.Request) []zap.Field {
 	path, _, _ := strings.Cut(req.Head.Target, "?")
-	return []zap.Field{
+	return append(
+		make([]zap.Field, 0, 16), // room for what the callers add
 		zap.String("door", string(req.Door)), zap.String("agent", req.Identity.AgentID),
 		zap.String("method", printable(req.Head.Method)), zap.String("authority", printable(req.Head.Authority)), zap.String("path", printable(path)),
-	}
+	)
 }

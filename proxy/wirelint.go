@@ -31,11 +31,12 @@ type lintConn struct {
 	rejected func(c *lintConn, h *head, answer []byte) []byte
 
 	// Of the reading side.
-	buf   []byte // received, not handed out
-	ready int    // leading bytes of buf that may be handed out
-	state lintState
-	left  uint64 // of the body or chunk
-	err   error  // to be returned once buf is empty
+	buf    []byte            // received, not handed out
+	pooled *[lintBuffer]byte // where buf began, if it came from the pool
+	ready  int               // leading bytes of buf that may be handed out
+	state  lintState
+	left   uint64 // of the body or chunk
+	err    error  // to be returned once buf is empty
 
 	mu       sync.Mutex
 	heads    []head // linted, not yet taken by the handler
@@ -108,8 +109,9 @@ func (c *lintConn) bodyFault() string {
 // out. Only after the connection was hijacked: nobody else reads then.
 func (c *lintConn) release() []byte {
 	c.state = lintRaw
-	rest := c.buf
-	c.buf, c.ready = nil, 0
+	rest := append([]byte(nil), c.buf...)
+	c.ready = 0
+	c.drop()
 	return rest
 }
 
@@ -205,7 +207,7 @@ func (c *lintConn) Read(p []byte) (int, error) {
 			c.buf = c.buf[n:]
 			c.ready -= n
 			if len(c.buf) == 0 {
-				c.buf = nil
+				c.drop()
 			}
 			return n, nil
 		}
@@ -226,7 +228,7 @@ func (c *lintConn) Read(p []byte) (int, error) {
 			n, err := c.Conn.Read(p)
 			ready := c.advance(p[:n])
 			if ready < n {
-				c.buf = append(make([]byte, 0, max(4096, n-ready)), p[ready:n]...)
+				c.keep(p[ready:n])
 				c.setPartial(c.state == lintHead)
 			}
 			if err != nil {
@@ -256,11 +258,37 @@ func (c *lintConn) Read(p []byte) (int, error) {
 	}
 }
 
+// lintBuffers hold the beginnings of heads. They go back when a head is
+// complete, so an idle connection has none.
+var lintBuffers = sync.Pool{New: func() any { return new([lintBuffer]byte) }}
+
+const lintBuffer = 4096
+
+// keep starts buf with b.
+func (c *lintConn) keep(b []byte) {
+	if len(b) > lintBuffer {
+		c.buf = append([]byte(nil), b...)
+		return
+	}
+	c.pooled, _ = lintBuffers.Get().(*[lintBuffer]byte)
+	c.buf = append(c.pooled[:0], b...)
+}
+
+// drop ends buf, which is empty.
+func (c *lintConn) drop() {
+	c.buf = nil
+	if c.pooled != nil {
+		lintBuffers.Put(c.pooled)
+		c.pooled = nil
+	}
+}
+
 // more reads into buf.
 func (c *lintConn) more() (int, error) {
 	if len(c.buf) == cap(c.buf) {
 		grown := make([]byte, len(c.buf), 2*cap(c.buf)+1024)
 		copy(grown, c.buf)
+		c.drop()
 		c.buf = grown
 	}
 	n, err := c.Conn.Read(c.buf[len(c.buf):cap(c.buf)])
@@ -276,6 +304,7 @@ func (c *lintConn) overflow() {
 		h.line = strings.TrimSuffix(string(c.buf[:i]), "\r")
 	}
 	c.push(h)
+	c.drop()
 	c.buf = []byte("GET / HTTP/1.1\r\nHost: too-large.invalid\r\nConnection: close\r\n\r\n")
 	c.ready = len(c.buf)
 	c.err = io.EOF
