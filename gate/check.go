@@ -14,6 +14,7 @@ import (
 
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/mapping"
+	"github.com/actpass/sidecar/passport"
 	"github.com/actpass/sidecar/policy"
 )
 
@@ -31,6 +32,11 @@ type call struct {
 	event   evidence.Event
 	// reservation is the id under which shares of limits are taken, "" for none.
 	reservation string
+
+	claims      *passport.Claims // of a passport that is good so far
+	passportErr error            // what is wrong with the one presented
+	approval    string           // id of the approval whose passport satisfies the rule
+	claimed     string           // jti whose use was taken
 }
 
 // Check judges one call. Exactly one of permit and refusal is not nil; should
@@ -106,7 +112,8 @@ func (c *call) readBody(max int64) error {
 
 // judge fills verdict, mode and event.
 func (g *Gate) judge(ctx context.Context, c *call) {
-	v := c.rules.decide(c.reading.Calls, c.Identity, c.UserID, c.Goal, c.started)
+	g.present(ctx, c)
+	v := c.rules.decide(c.reading.Calls, c.Identity, c.UserID, c.Goal, c.claims.Map(), c.started)
 	if v.call == nil {
 		v.call, v.risk = &mapping.Call{Tool: "http.unknown"}, mapping.RiskHigh
 		v.refuse = &closed{400, ReasonMalformed, "the request names no call"}
@@ -122,13 +129,8 @@ func (g *Gate) judge(ctx context.Context, c *call) {
 	if v.refuse == nil && c.match.Rule == nil && !c.Tunnel && c.match.UnmappedDenied() && v.effect != policy.Deny {
 		v.effect, v.policy = policy.Deny, c.unmapped()
 	}
-	v.passport = passportUnneeded
-	switch {
-	case c.Passport != "":
-		v.passport = passportInvalid
-	case risky(v.risk):
-		v.passport = passportAbsent
-	}
+	c.holdPassport(&v, c.requestHash())
+	g.approvedBy(ctx, c, &v)
 	c.verdict = v
 	c.describe(g, ambiguous)
 	// Limits are reserved last, and only by a call that would otherwise leave
@@ -136,7 +138,11 @@ func (g *Gate) judge(ctx context.Context, c *call) {
 	// A call that will be held reserves under its approval instead: its retries
 	// must not take a share each.
 	if do := v.do(c.mode); v.effect != policy.Deny && len(v.policy.Limits) > 0 && do != enforceBlock && do != enforceHold {
-		g.reserve(ctx, c, c.id)
+		id := c.id
+		if c.approval != "" {
+			id = c.approval // the share was taken when the call was held
+		}
+		g.reserve(ctx, c, id)
 	}
 }
 
@@ -195,7 +201,11 @@ func (c *call) describe(g *Gate, ambiguous []mapping.Ambiguity) {
 	}
 	if v.passport == passportInvalid {
 		e.Flags = append(e.Flags, FlagPassport)
-		e.Notes = append(e.Notes, "the passport that was presented is not valid here")
+		code, summary := v.passportFault()
+		e.Notes = append(e.Notes, code+": "+clipTo(summary, 512))
+	}
+	if c.claims != nil {
+		e.PassportJTI = c.claims.ID
 	}
 }
 
@@ -248,6 +258,17 @@ func (c *call) fault(note string) {
 
 // permit records the intent and hands out the permit.
 func (g *Gate) permit(ctx context.Context, c *call) (*Permit, *Refusal) {
+	if err := g.claim(ctx, c); err != nil {
+		c.verdict.passport, c.verdict.passportErr = passportInvalid, err
+		c.event.Flags = append(c.event.Flags, FlagPassport)
+		c.event.Notes = append(c.event.Notes, err.Error())
+		if c.verdict.do(c.mode) == enforceBlock {
+			if c.reservation == c.id {
+				g.release(c.Identity.TenantID, c.id)
+			}
+			return nil, g.block(ctx, c)
+		}
+	}
 	c.event.Decision = c.rules.render(&c.verdict, c.mode, c.id)
 	c.event.Outcome = &evidence.Outcome{State: evidence.StatePending}
 	// If we crash before this is durable, nothing was sent. If we crash after it,
@@ -262,7 +283,7 @@ func (g *Gate) permit(ctx context.Context, c *call) (*Permit, *Refusal) {
 	g.decided(&c.event.Decision)
 	p := &Permit{
 		gate: g, out: c.out, decision: c.event.Decision, started: c.started, tenant: c.Identity.TenantID,
-		recorded: recorded, reservation: c.reservation,
+		recorded: recorded, reservation: c.reservation, passport: c.claimed,
 	}
 	if p.decision.Enforcement == enforceWarn {
 		p.warning = warningText(&c.verdict, &p.decision)
@@ -321,6 +342,7 @@ func (g *Gate) unrecordable(c *call, cause error) *Refusal {
 	if c.reservation == c.id {
 		g.release(c.Identity.TenantID, c.id)
 	}
+	g.unclaim(c.Identity.TenantID, c.claimed, c.id)
 	return c.refusal(503, d)
 }
 

@@ -89,7 +89,7 @@ func (r *Rules) Explain(head *mapping.Request, body []byte, user, goal string, n
 		rules:   r, started: now,
 	}
 	c.read(r.MaxInspect)
-	v := c.rules.decide(c.reading.Calls, c.Identity, user, goal, now)
+	v := c.rules.decide(c.reading.Calls, c.Identity, user, goal, nil, now)
 	v.refuse = closedBy(c.reading.Ambiguous)
 	v.passport = passportUnneeded
 	if risky(v.risk) {
@@ -116,7 +116,7 @@ func (r *Rules) Explain(head *mapping.Request, body []byte, user, goal string, n
 	for _, p := range v.call.Problems {
 		x.Problems = append(x.Problems, ExplainedDoubt{Class: p.Arg, Detail: p.Detail})
 	}
-	for _, s := range r.Policy.Explain(policyInput(v.call, c.Identity, user, goal, now)) {
+	for _, s := range r.Policy.Explain(policyInput(v.call, c.Identity, user, goal, nil, now)) {
 		x.Policies = append(x.Policies, explainPolicy(s))
 	}
 	return x

@@ -57,6 +57,23 @@ func fingerprint(c *call) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
+// requestHash is what an approval's passport is bound to; "" where the body was
+// not read, and no passport bound to bytes can fit.
+func (c *call) requestHash() string {
+	if c.claims == nil || c.claims.ApprovalHash == "" {
+		return "none"
+	}
+	if c.Body != nil && !c.out.Read {
+		if err := c.readBody(c.rules.MaxInspect); err != nil {
+			return "unread"
+		}
+	}
+	if c.Body != nil && !c.out.Whole {
+		return "unread"
+	}
+	return fingerprint(c)
+}
+
 func part(h hash.Hash, s string) { fmt.Fprintf(h, "%d:%s", len(s), s) }
 
 // approvalOf is the question that a held call puts.

@@ -95,6 +95,7 @@ type Permit struct {
 	recorded bool
 	// reservation is the id under which limits' shares were taken, "" for none.
 	reservation string
+	passport    string // jti whose use was claimed, "" for none
 	done        atomic.Bool
 }
 
@@ -191,6 +192,10 @@ type Gate struct {
 
 	rules atomic.Pointer[Rules]
 	keys  keyCache
+
+	authority atomic.Pointer[Authority]
+	verified  verifiedTokens
+
 	waits waiters
 	held  atomic.Int64
 

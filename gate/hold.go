@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/passport"
 	"github.com/actpass/sidecar/policy"
 )
 
@@ -225,7 +226,7 @@ func (g *Gate) decidedHold(ctx context.Context, c *call, a Approval) (*Permit, *
 // never doubles it: the event stays without an outcome and becomes ambiguous.
 func (g *Gate) release1(ctx context.Context, c *call, a Approval) (*Permit, *Refusal) {
 	rules := g.rules.Load()
-	again := rules.decide(c.reading.Calls, c.Identity, c.UserID, c.Goal, g.now())
+	again := rules.decide(c.reading.Calls, c.Identity, c.UserID, c.Goal, c.claims.Map(), g.now())
 	switch {
 	case again.effect == policy.Deny:
 		c.rules, c.verdict.policy, c.verdict.effect = rules, again.policy, again.effect
@@ -252,9 +253,15 @@ func (g *Gate) release1(ctx context.Context, c *call, a Approval) (*Permit, *Ref
 		return nil, g.refuseApproval(ctx, c, used, 503, ReasonEvidence, "the release could not be put on record, so nothing was sent", true)
 	}
 	c.out.Once = true
+	if err := g.claim(ctx, c); err != nil {
+		var e *passport.Error
+		if errors.As(err, &e) {
+			return nil, g.refuseApproval(ctx, c, used, 403, e.Code, "the passport is not valid any more: "+e.Detail, true)
+		}
+	}
 	return &Permit{
 		gate: g, out: c.out, decision: c.event.Decision, started: c.started, tenant: c.Identity.TenantID,
-		recorded: true, reservation: c.reservation,
+		recorded: true, reservation: c.reservation, passport: c.claimed,
 	}, nil
 }
 

@@ -80,7 +80,7 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 	}
 	one.Args, one.Secret, one.Problems = rules.Mapping.TypeArgs(p.Tool, p.Args)
 	c.reading.Calls = []mapping.Call{one}
-	c.judgePreflight(g, p.Mode)
+	c.judgePreflight(ctx, g, p.Mode)
 	v := &c.verdict
 	if do := v.do(c.mode); v.effect != policy.Deny && len(v.policy.Limits) > 0 && do != enforceBlock && do != enforceHold {
 		g.limitPreflight(ctx, c, p.Intent == IntentExecute)
@@ -109,16 +109,12 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 // the mode does not let anything pass without one.
 var ErrUnavailable = errors.New(ReasonEvidence)
 
-func (c *call) judgePreflight(g *Gate, asked string) {
-	v := c.rules.decide(c.reading.Calls, c.Identity, c.UserID, c.Goal, c.started)
+func (c *call) judgePreflight(ctx context.Context, g *Gate, asked string) {
+	g.present(ctx, c)
+	v := c.rules.decide(c.reading.Calls, c.Identity, c.UserID, c.Goal, c.claims.Map(), c.started)
 	c.mode = c.rules.modeFor(v.call.Tool, c.Identity, asked)
-	v.passport = passportUnneeded
-	switch {
-	case c.Passport != "":
-		v.passport = passportInvalid
-	case risky(v.risk):
-		v.passport = passportAbsent
-	}
+	c.holdPassport(&v, "")
+	g.approvedBy(ctx, c, &v)
 	c.verdict = v
 	c.describe(g, nil)
 	c.event.Request = nil // there is none

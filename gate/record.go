@@ -64,6 +64,9 @@ func (p *Permit) Done(o Outcome) {
 	if p.reservation != "" && (o.State == evidence.StateRefused || o.State == evidence.StateForwarded && o.Status >= 400 && o.Status < 500) {
 		g.release(p.tenant, p.reservation)
 	}
+	if o.State == evidence.StateRefused {
+		g.unclaim(p.tenant, p.passport, p.decision.EvidenceEventID)
+	}
 	if !p.recorded {
 		return
 	}

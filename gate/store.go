@@ -14,6 +14,7 @@ var (
 	ErrIllegalState = errors.New("not possible in this state")
 	ErrNotAllowed   = errors.New("not allowed")
 	ErrTooMany      = errors.New("too many")
+	ErrRevoked      = errors.New("revoked")
 )
 
 // Roles of a key.
@@ -170,6 +171,19 @@ type Store interface {
 	Usage(ctx context.Context, tenant string, uses []Use, now time.Time) (used []int64, err error)
 	// Release gives back what an event reserved.
 	Release(ctx context.Context, tenant, eventID string) error
+
+	// ClaimPassport takes the single use of a jti for an event, atomically.
+	// ErrRevoked when it was revoked, ErrIllegalState when another event has it.
+	// The row may be forgotten after expires.
+	ClaimPassport(ctx context.Context, tenant, jti, eventID string, expires time.Time) error
+	// ReleasePassport gives the use back, if that event has it.
+	ReleasePassport(ctx context.Context, tenant, jti, eventID string) error
+	// RevokePassport revokes a jti, used, unused or never seen; again is no error.
+	// The row may be forgotten after expires.
+	RevokePassport(ctx context.Context, tenant, jti, reason string, at, expires time.Time) error
+	// PassportState tells which event used a jti ("" for none), and whether it was
+	// revoked. A jti that is not known is unused.
+	PassportState(ctx context.Context, tenant, jti string) (usedBy string, revoked bool, err error)
 
 	// Ping says whether the store answers.
 	Ping(ctx context.Context) error

@@ -1,11 +1,13 @@
 package gate
 
 import (
+	"errors"
 	"strings"
 	"time"
 
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/mapping"
+	"github.com/actpass/sidecar/passport"
 	"github.com/actpass/sidecar/policy"
 )
 
@@ -23,6 +25,7 @@ const (
 	ReasonArgInvalid      = "mapping.argument_invalid"
 	ReasonPassport        = "passport.required"
 	ReasonPassportInvalid = "passport.invalid"
+	ReasonPassportStore   = "passport.unavailable"
 	ReasonEvidence        = "evidence.unavailable"
 	ReasonStore           = "limit.unavailable"
 	ReasonApprovals       = "approval.unavailable"
@@ -69,16 +72,18 @@ type verdict struct {
 	risk     string
 	refuse   *closed
 	passport passportState
+	// passportErr is what is wrong with the passport, where it is invalid.
+	passportErr error
 }
 
 func risky(risk string) bool { return risk != mapping.RiskLow && risk != mapping.RiskMedium }
 
 // decide asks policy about every call of a reading and keeps the strictest
 // answer: a batch is denied if any member is.
-func (r *Rules) decide(calls []mapping.Call, id Identity, user, goal string, now time.Time) verdict {
+func (r *Rules) decide(calls []mapping.Call, id Identity, user, goal string, claims map[string]any, now time.Time) verdict {
 	var worst verdict
 	for i := range calls {
-		v := r.decideOne(&calls[i], id, user, goal, now)
+		v := r.decideOne(&calls[i], id, user, goal, claims, now)
 		if i == 0 || v.effect < worst.effect {
 			if i > 0 && severity(worst.risk) > severity(v.risk) {
 				v.risk = worst.risk
@@ -106,8 +111,8 @@ func severity(risk string) int {
 	return 3
 }
 
-func (r *Rules) decideOne(c *mapping.Call, id Identity, user, goal string, now time.Time) verdict {
-	d := r.Policy.Decide(policyInput(c, id, user, goal, now))
+func (r *Rules) decideOne(c *mapping.Call, id Identity, user, goal string, claims map[string]any, now time.Time) verdict {
+	d := r.Policy.Decide(policyInput(c, id, user, goal, claims, now))
 	v := verdict{effect: d.Effect, policy: d, call: c, risk: c.Risk}
 	if d.Effect != policy.Deny && len(c.Problems) > 0 {
 		// Policy did not look at the argument, but the rule that declares it says
@@ -127,11 +132,11 @@ func (r *Rules) decideOne(c *mapping.Call, id Identity, user, goal string, now t
 	return v
 }
 
-func policyInput(c *mapping.Call, id Identity, user, goal string, now time.Time) *policy.Input {
+func policyInput(c *mapping.Call, id Identity, user, goal string, claims map[string]any, now time.Time) *policy.Input {
 	in := &policy.Input{
 		Tool: c.Tool, Resource: c.Resource, Risk: c.Risk,
 		Args: c.Args, Path: c.Path, Query: c.Query, Header: c.Header,
-		AgentID: id.AgentID, UserID: user, Goal: goal, Now: now,
+		AgentID: id.AgentID, UserID: user, Goal: goal, Now: now, Passport: claims,
 	}
 	if len(c.Problems) > 0 {
 		in.Unusable = make(map[string]string, len(c.Problems))
@@ -192,9 +197,9 @@ func (r *Rules) render(v *verdict, mode, eventID string) evidence.Decision {
 		d.Explain.NextSteps = closedSteps(v.refuse.code)
 	case v.passport == passportInvalid && blocking(mode):
 		d.Decision = policy.Deny.String()
-		d.ReasonCode = ReasonPassportInvalid
-		d.Explain.Summary = "The passport that was presented is not valid here."
-		d.Explain.NextSteps = []string{"Ask for a new passport, or call without one where the mode allows it."}
+		d.ReasonCode, d.Explain.Summary = v.passportFault()
+		d.Explain.MatchedRules = []string{}
+		d.Explain.NextSteps = []string{"Ask for a new passport that fits this call; a passport is used once."}
 	case v.passport == passportAbsent && mode == ModeStrict:
 		d.Decision = policy.Deny.String()
 		d.ReasonCode = ReasonPassport
@@ -219,6 +224,18 @@ func (r *Rules) stamp(d *evidence.Decision) {
 	if r.Mapping != nil {
 		d.MappingHash = r.Mapping.Hash()
 	}
+}
+
+// passportFault words what is wrong with the passport.
+func (v *verdict) passportFault() (code, summary string) {
+	var e *passport.Error
+	if !errors.As(v.passportErr, &e) {
+		return ReasonPassportInvalid, "The passport that was presented is not valid here."
+	}
+	if strings.HasPrefix(e.Code, "approval.") {
+		return e.Code, sentence(e.Detail)
+	}
+	return e.Code, sentence("the passport is not valid for this call: " + e.Detail)
 }
 
 func orEmpty(list []string) []string {

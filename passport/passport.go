@@ -169,6 +169,29 @@ func toMap(c *Claims) jwt.MapClaims {
 	return m
 }
 
+// Map gives the claims as policy conditions see them; nil for a nil c.
+func (c *Claims) Map() map[string]any {
+	if c == nil {
+		return nil
+	}
+	tools, resources := make([]any, len(c.AllowedTools)), make([]any, len(c.AllowedResources))
+	for i, s := range c.AllowedTools {
+		tools[i] = s
+	}
+	for i, s := range c.AllowedResources {
+		resources[i] = s
+	}
+	m := map[string]any{
+		"jti": c.ID, "iss": c.Issuer, "aud": c.Audience, "tenant_id": c.TenantID, "agent_id": c.AgentID,
+		"user_id": c.UserID, "goal": c.Goal, "risk_tier": c.RiskTier, "approval_hash": c.ApprovalHash,
+		"allowed_tools": tools, "allowed_resources": resources, "resource_constraints": map[string]any{},
+	}
+	if c.ResourceConstraints != nil {
+		m["resource_constraints"] = c.ResourceConstraints
+	}
+	return m
+}
+
 func orEmpty(list []string) []string {
 	if list == nil {
 		return []string{}

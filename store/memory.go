@@ -48,6 +48,7 @@ type memoryState struct {
 	transitions []gate.Transition // id is the place, from 1
 	recorded    map[int64]bool
 	uses        []memoryUse
+	passports   map[[2]string]memoryPassport // by tenant and jti
 }
 
 type memoryUse struct {
@@ -62,6 +63,7 @@ func NewMemory() *Memory {
 	return &Memory{fail: map[string]FailMode{}, s: memoryState{
 		keys: map[string]gate.Key{}, hashes: map[[32]byte]string{},
 		approvals: map[string]gate.Approval{}, recorded: map[int64]bool{},
+		passports: map[[2]string]memoryPassport{},
 	}}
 }
 
@@ -79,6 +81,7 @@ func (s memoryState) clone() memoryState {
 	return memoryState{
 		keys: maps.Clone(s.keys), hashes: maps.Clone(s.hashes), approvals: maps.Clone(s.approvals),
 		transitions: slices.Clone(s.transitions), recorded: maps.Clone(s.recorded), uses: slices.Clone(s.uses),
+		passports: maps.Clone(s.passports),
 	}
 }
 

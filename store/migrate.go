@@ -6,6 +6,7 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/pressly/goose/v3"
 )
@@ -16,7 +17,7 @@ var sqliteMigrations embed.FS
 // sqliteSchema is the newest migration. Every migration ends by writing its
 // number to user_version, so that an up-to-date database opens without asking
 // the migrator.
-const sqliteSchema = 1
+const sqliteSchema = 2
 
 // migrateSQLite brings the database to sqliteSchema. A newer one is refused: an
 // older program would not know what it must keep true.
@@ -40,13 +41,19 @@ func migrateSQLite(ctx context.Context, db *sql.DB, path string) error {
 	if err != nil {
 		return fmt.Errorf("read the embedded migrations: %w", err)
 	}
-	if _, err := p.Up(ctx); err != nil {
-		// Another process may have done it in this moment (serve and "keys create"
-		// on a new data dir): then there is nothing left to do.
+	for attempt := 0; ; attempt++ {
+		_, err := p.Up(ctx)
+		if err == nil {
+			return nil
+		}
+		// Another process may be at it in this moment (serve and "keys create" on a
+		// new data dir): when it is done there is nothing left to do.
 		if db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&have) == nil && have == sqliteSchema {
 			return nil
 		}
-		return fmt.Errorf("migrate %s to schema version %d: %w", path, sqliteSchema, err)
+		if attempt == 20 || ctx.Err() != nil {
+			return fmt.Errorf("migrate %s to schema version %d: %w", path, sqliteSchema, err)
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
-	return nil
 }

@@ -43,6 +43,7 @@ func Run(t *testing.T, open func(t *testing.T) gate.Store, misuse error) {
 		{"window", testWindow},
 		{"clock set back", testClockSetBack},
 		{"release", testRelease},
+		{"passports", testPassports},
 		{"misuse", testMisuse},
 		{"context", testContext},
 		{"model", testModel},

@@ -1,0 +1,392 @@
+package gate
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/passport"
+	"github.com/actpass/sidecar/policy"
+)
+
+// Authority issues and verifies passports. The first key signs; the others are
+// those of before, which verify until what they signed has expired.
+type Authority struct {
+	Issuer   string
+	Audience string
+	Keys     []passport.Key
+}
+
+func (a *Authority) find(kid string) (ed25519.PublicKey, bool) {
+	for _, k := range a.Keys {
+		if k.ID == kid {
+			return k.Private.Public().(ed25519.PublicKey), true
+		}
+	}
+	return nil, false
+}
+
+// SetAuthority swaps the passport authority. Without one every passport is
+// invalid.
+func (g *Gate) SetAuthority(a *Authority) {
+	g.authority.Store(a)
+	g.verified.drop()
+}
+
+// JWKS are the public keys, for those who verify elsewhere.
+func (g *Gate) JWKS() passport.JWKS {
+	set := passport.JWKS{Keys: []passport.JWK{}}
+	if a := g.authority.Load(); a != nil {
+		for _, k := range a.Keys {
+			set.Keys = append(set.Keys, passport.PublicJWK(k.ID, k.Private.Public().(ed25519.PublicKey)))
+		}
+	}
+	return set
+}
+
+// verifiedTokens remembers whose signature was checked: an agent presents the
+// same token until it is used. Times and revocation are looked at each time.
+type verifiedTokens struct {
+	mu sync.RWMutex
+	m  map[string]*passport.Claims
+}
+
+const maxVerified = 4096
+
+func (v *verifiedTokens) get(token string) *passport.Claims {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.m[token]
+}
+
+func (v *verifiedTokens) put(token string, c *passport.Claims) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.m == nil || len(v.m) >= maxVerified {
+		v.m = make(map[string]*passport.Claims)
+	}
+	v.m[token] = c
+}
+
+func (v *verifiedTokens) drop() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.m = nil
+}
+
+// verify checks token against the authority; audience "" is the authority's own.
+func (g *Gate) verify(token, audience string) (*passport.Claims, error) {
+	a := g.authority.Load()
+	if a == nil {
+		return nil, &passport.Error{Code: ReasonPassportInvalid, Detail: "this sidecar has no passport authority"}
+	}
+	want := passport.Expect{Issuer: a.Issuer, Audience: a.Audience, Now: g.now()}
+	if audience != "" {
+		want.Audience = audience
+	}
+	if c := g.verified.get(token); c != nil {
+		return c, c.Current(want)
+	}
+	c, err := passport.Verify(token, a.find, want)
+	if err == nil {
+		g.verified.put(token, c)
+	}
+	return c, err
+}
+
+// present verifies the passport that a call shows, before anything is decided:
+// its claims say for whom and to which goal the call is made.
+func (g *Gate) present(ctx context.Context, c *call) {
+	if c.Passport == "" {
+		return
+	}
+	claims, err := g.verify(c.Passport, "")
+	if err == nil {
+		switch {
+		case claims.TenantID != c.Identity.TenantID:
+			err = &passport.Error{Code: passport.ReasonTenant, Detail: fmt.Sprintf("it is for tenant %q, and the caller belongs to another", claims.TenantID)}
+		case c.Identity.AgentID != "" && claims.AgentID != c.Identity.AgentID:
+			err = &passport.Error{Code: passport.ReasonAgent, Detail: fmt.Sprintf("it is for agent %q, and the call is made by %q", claims.AgentID, c.Identity.AgentID)}
+		default:
+			err = g.unused(ctx, c, claims.ID)
+		}
+	}
+	if err != nil {
+		c.passportErr = err
+		return
+	}
+	c.claims = claims
+	c.Identity.AgentID, c.Identity.Source = claims.AgentID, SourcePassport
+	if claims.UserID != "" {
+		c.UserID = claims.UserID
+	}
+	if claims.Goal != "" {
+		c.Goal = claims.Goal
+	}
+}
+
+// unused looks whether the passport was used or revoked. The use itself is
+// claimed when the call leaves.
+func (g *Gate) unused(ctx context.Context, c *call, jti string) error {
+	usedBy, revoked, err := g.store.PassportState(ctx, c.Identity.TenantID, jti)
+	switch {
+	case err != nil:
+		g.Fault("store", fmt.Errorf("look up passport %s: %w", jti, err))
+		return &passport.Error{Code: ReasonPassportStore, Detail: "it could not be checked for use and revocation, because the store did not answer"}
+	case revoked:
+		return &passport.Error{Code: passport.ReasonRevoked, Detail: "it was revoked"}
+	case usedBy != "":
+		return &passport.Error{Code: passport.ReasonReplayed, Detail: "it was used already, by event " + usedBy}
+	}
+	return nil
+}
+
+// holdPassport holds the claims against every call of the request, and says what
+// the verdict makes of it.
+func (c *call) holdPassport(v *verdict, requestHash string) {
+	v.passport = passportUnneeded
+	switch {
+	case c.Passport == "":
+		if risky(v.risk) {
+			v.passport = passportAbsent
+		}
+		return
+	case c.passportErr == nil:
+		for i := range c.reading.Calls {
+			one := &c.reading.Calls[i]
+			hash := requestHash
+			if hash == "" {
+				hash = c.claims.ApprovalHash // no bytes to hold it against: the claims' values stand for them
+			}
+			c.passportErr = c.claims.Permits(&passport.Action{
+				TenantID: c.Identity.TenantID, AgentID: c.Identity.AgentID, Tool: one.Tool, Resource: one.Resource,
+				Risk: one.Risk, Args: one.Args, RequestHash: hash,
+			})
+			if c.passportErr != nil {
+				break
+			}
+		}
+	}
+	if c.passportErr != nil {
+		v.passport, v.passportErr = passportInvalid, c.passportErr
+		return
+	}
+	v.passport = passportValid
+}
+
+// approvedBy lets the passport that an approval minted satisfy the rule that
+// asked for it. The approval itself is consumed when the call leaves, so the
+// passport and the held call's own retry share one use.
+func (g *Gate) approvedBy(ctx context.Context, c *call, v *verdict) {
+	if v.passport != passportValid || c.claims.ApprovalHash == "" || v.effect != policy.RequireApproval {
+		return
+	}
+	id := approvalID(c.claims.ID)
+	a, err := g.store.GetApproval(ctx, c.Identity.TenantID, id)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		err = &passport.Error{Code: passport.ReasonRequest, Detail: "the approval that it was made for is not known here"}
+	case err != nil:
+		g.Fault("store", fmt.Errorf("look up approval %s: %w", id, err))
+		err = &passport.Error{Code: ReasonPassportStore, Detail: "its approval could not be looked up, because the store did not answer"}
+	case a.State != ApprovalApproved:
+		err = &passport.Error{Code: passport.ReasonReplayed, Detail: "the approval that it was made for is " + a.State}
+	case a.RuleHash != v.policy.RuleHash:
+		return // another rule asks now: a new hold
+	}
+	if err != nil {
+		v.passport, v.passportErr, c.passportErr = passportInvalid, err, err
+		return
+	}
+	v.effect, c.approval = policy.Allow, id
+	v.policy.Summary = fmt.Sprintf("%s Approved as %s.", v.policy.Summary, id)
+	v.policy.NextSteps = nil
+}
+
+func approvalID(jti string) string { return "apr_" + strings.TrimPrefix(jti, "ap_") }
+
+// claim takes the single uses that a call stands on, durably: of its approval,
+// and of its passport. The order is that of loss: a crash between the two loses
+// the approval, never doubles it.
+func (g *Gate) claim(ctx context.Context, c *call) error {
+	if c.approval != "" {
+		if _, err := g.store.Consume(ctx, c.Identity.TenantID, c.approval, c.id, g.now()); err != nil {
+			if errors.Is(err, ErrIllegalState) {
+				return &passport.Error{Code: ReasonConsumed, Detail: "the approval " + c.approval + " was used already, or is past its time"}
+			}
+			g.Fault("store", fmt.Errorf("use approval %s: %w", c.approval, err))
+			return &passport.Error{Code: ReasonApprovals, Detail: "the approval could not be used, because the store did not answer"}
+		}
+		g.recordTransitions(ctx)
+		g.waits.wake(c.approval)
+		c.out.Once = true
+	}
+	if c.claims == nil || c.verdict.passport != passportValid {
+		return nil
+	}
+	err := g.store.ClaimPassport(ctx, c.Identity.TenantID, c.claims.ID, c.id, c.claims.ExpiresAt.Add(passport.Leeway))
+	switch {
+	case err == nil:
+		c.claimed = c.claims.ID
+		return nil
+	case errors.Is(err, ErrRevoked):
+		return &passport.Error{Code: passport.ReasonRevoked, Detail: "it was revoked"}
+	case errors.Is(err, ErrIllegalState):
+		return &passport.Error{Code: passport.ReasonReplayed, Detail: "it was used already"}
+	}
+	g.Fault("store", fmt.Errorf("claim passport %s: %w", c.claims.ID, err))
+	return &passport.Error{Code: ReasonPassportStore, Detail: "its use could not be stored, because the store did not answer"}
+}
+
+// unclaim gives back the use of a passport whose call was never sent.
+func (g *Gate) unclaim(tenant, jti, eventID string) {
+	if jti == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+	defer cancel()
+	if err := g.store.ReleasePassport(ctx, tenant, jti, eventID); err != nil {
+		// It stays used: the safe side.
+		g.Fault("store", fmt.Errorf("give back passport %s: %w", jti, err))
+	}
+}
+
+// NewPassport is the wish for a passport.
+type NewPassport struct {
+	AgentID             string
+	UserID              string
+	Goal                string
+	Audience            string // "" for the authority's own
+	AllowedTools        []string
+	AllowedResources    []string
+	ResourceConstraints map[string]any
+	RiskTier            string
+	ApprovalHash        string
+	TTL                 time.Duration // 0: 5 minutes
+}
+
+const defaultPassportTTL = 5 * time.Minute
+
+// Issued is a passport that was made.
+type Issued struct {
+	Token     string
+	ID        string // jti
+	ExpiresAt time.Time
+}
+
+// IssuePassport makes a passport and records it. Only admin keys may.
+func (g *Gate) IssuePassport(ctx context.Context, actor Identity, n NewPassport) (Issued, error) {
+	if actor.Role != RoleAdmin {
+		return Issued{}, fmt.Errorf("issue a passport: %w: the key's role is %s, and admin is needed", ErrNotAllowed, actor.Role)
+	}
+	switch {
+	case n.AgentID == "":
+		return Issued{}, &FieldError{"agent_id", "is required: for which agent"}
+	case len(n.AllowedTools) == 0:
+		return Issued{}, &FieldError{"allowed_tools", "is required: at least one tool or glob, such as \"stripe.refund.*\""}
+	case len(n.AllowedResources) == 0:
+		return Issued{}, &FieldError{"allowed_resources", "is required: at least one resource or glob, such as \"stripe:charge:*\""}
+	case n.TTL < 0 || n.TTL > passport.MaxTTL:
+		return Issued{}, &FieldError{"ttl", fmt.Sprintf("must be between 1 and %d seconds", int(passport.MaxTTL.Seconds()))}
+	case n.RiskTier != "" && n.RiskTier != "low" && n.RiskTier != "medium" && n.RiskTier != "high" && n.RiskTier != "critical":
+		return Issued{}, &FieldError{"risk_tier", "must be low, medium, high or critical"}
+	}
+	return g.issue(ctx, actor, n, newID("ap_"))
+}
+
+func (g *Gate) issue(ctx context.Context, actor Identity, n NewPassport, jti string) (Issued, error) {
+	a := g.authority.Load()
+	if a == nil || len(a.Keys) == 0 {
+		return Issued{}, fmt.Errorf("issue a passport: %w: there is no signing key", ErrUnavailable)
+	}
+	if n.TTL == 0 {
+		n.TTL = defaultPassportTTL
+	}
+	if n.Audience == "" {
+		n.Audience = a.Audience
+	}
+	now := g.now().Truncate(time.Second)
+	claims := &passport.Claims{
+		Issuer: a.Issuer, Audience: n.Audience, IssuedAt: now, ExpiresAt: now.Add(n.TTL), ID: jti,
+		TenantID: actor.TenantID, AgentID: n.AgentID, UserID: n.UserID, Goal: n.Goal,
+		AllowedTools: n.AllowedTools, AllowedResources: n.AllowedResources,
+		ResourceConstraints: n.ResourceConstraints, RiskTier: n.RiskTier, ApprovalHash: n.ApprovalHash,
+	}
+	token, err := passport.Sign(claims, a.Keys[0])
+	var bad *passport.Error
+	if errors.As(err, &bad) {
+		field := "resource_constraints"
+		if bad.Code != passport.ReasonConstraint {
+			field = "ttl"
+		}
+		return Issued{}, &FieldError{field, bad.Detail}
+	}
+	if err != nil {
+		return Issued{}, err
+	}
+	// On record before it can be used.
+	err = g.noteFor(ctx, actor, evidence.KindPassport, "passport issued", map[string]string{
+		"jti": jti, "agent_id": n.AgentID, "user_id": n.UserID, "goal": clip(n.Goal), "tools": clip(strings.Join(n.AllowedTools, " ")),
+		"resources": clip(strings.Join(n.AllowedResources, " ")), "expires_at": claims.ExpiresAt.UTC().Format(time.RFC3339),
+	})
+	if err != nil {
+		return Issued{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return Issued{Token: token, ID: jti, ExpiresAt: claims.ExpiresAt}, nil
+}
+
+// VerifyPassport checks a token as a call would be checked, without using it.
+// The error is a *passport.Error, or the store's.
+func (g *Gate) VerifyPassport(ctx context.Context, actor Identity, token, audience string) (*passport.Claims, error) {
+	c, err := g.verify(token, audience)
+	if err != nil {
+		return c, err
+	}
+	if c.TenantID != actor.TenantID {
+		return nil, &passport.Error{Code: passport.ReasonTenant, Detail: "it is for another tenant"}
+	}
+	usedBy, revoked, err := g.store.PassportState(ctx, c.TenantID, c.ID)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("look up passport %s: %w", c.ID, err)
+	case revoked:
+		return c, &passport.Error{Code: passport.ReasonRevoked, Detail: "it was revoked"}
+	case usedBy != "":
+		return c, &passport.Error{Code: passport.ReasonReplayed, Detail: "it was used already, by event " + usedBy}
+	}
+	return c, nil
+}
+
+// RevokePassport takes a passport's validity away at once, by its jti.
+func (g *Gate) RevokePassport(ctx context.Context, actor Identity, jti, reason string) error {
+	switch {
+	case actor.Role != RoleAdmin:
+		return fmt.Errorf("revoke a passport: %w: the key's role is %s, and admin is needed", ErrNotAllowed, actor.Role)
+	case !strings.HasPrefix(jti, "ap_") || len(jti) > 128 || !printable(jti):
+		return &FieldError{"jti", "must be a passport's id, which begins with ap_"}
+	}
+	now := g.now()
+	if err := g.store.RevokePassport(ctx, actor.TenantID, jti, clip(reason), now, now.Add(passport.MaxTTL+passport.Leeway)); err != nil {
+		return fmt.Errorf("revoke passport %s: %w", jti, err)
+	}
+	return g.noteFor(ctx, actor, evidence.KindPassport, "passport revoked", map[string]string{"jti": jti, "reason": clip(reason)})
+}
+
+// PassportFor mints the passport of an approved approval: the right to make this
+// one request, which can be checked offline. It shares the approval's single use.
+func (g *Gate) PassportFor(ctx context.Context, actor Identity, a Approval) (Issued, error) {
+	if a.State != ApprovalApproved {
+		return Issued{}, fmt.Errorf("mint the passport of approval %s: %w: it is %s", a.ID, ErrIllegalState, a.State)
+	}
+	ttl := min(a.UseBefore.Sub(g.now()), passport.MaxTTL)
+	return g.issue(ctx, Identity{TenantID: a.TenantID, KeyID: actor.KeyID, Source: actor.Source}, NewPassport{
+		AgentID: a.AgentID, UserID: a.UserID, Goal: a.Goal,
+		AllowedTools: []string{a.Tool}, AllowedResources: []string{a.Resource},
+		RiskTier: a.Risk, ApprovalHash: a.Fingerprint, TTL: max(ttl, time.Second),
+	}, "ap_"+strings.TrimPrefix(a.ID, "apr_"))
+}

@@ -1,0 +1,82 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/actpass/sidecar/gate"
+)
+
+// ClaimPassport implements gate.Store.
+func (s *SQLite) ClaimPassport(ctx context.Context, tenant, jti, eventID string, expires time.Time) error {
+	if tenant == "" || jti == "" || eventID == "" || expires.IsZero() {
+		return misuse("a passport is claimed by tenant, jti, event and expiry")
+	}
+	err := s.w.do(ctx, func(b *batch) error {
+		if err := b.run(`DELETE FROM passports WHERE expires_at < ?`, micros(time.Now())); err != nil {
+			return err
+		}
+		var used string
+		var revoked int64
+		err := b.row(`SELECT used_by, revoked_at FROM passports WHERE tenant_id = ? AND jti = ?`, []any{tenant, jti}, &used, &revoked)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+		case err != nil:
+			return err
+		case revoked != 0:
+			return gate.ErrRevoked
+		case used != "" && used != eventID:
+			return fmt.Errorf("event %s has used it: %w", used, gate.ErrIllegalState)
+		}
+		return b.run(`INSERT INTO passports (tenant_id, jti, used_by, expires_at) VALUES (?, ?, ?, ?)
+			ON CONFLICT DO UPDATE SET used_by = excluded.used_by`, tenant, jti, eventID, micros(expires))
+	})
+	if err != nil {
+		return fmt.Errorf("claim passport %s: %w", jti, err)
+	}
+	return nil
+}
+
+// ReleasePassport implements gate.Store.
+func (s *SQLite) ReleasePassport(ctx context.Context, tenant, jti, eventID string) error {
+	err := s.w.do(ctx, func(b *batch) error {
+		return b.run(`UPDATE passports SET used_by = '' WHERE tenant_id = ? AND jti = ? AND used_by = ?`, tenant, jti, eventID)
+	})
+	if err != nil {
+		return fmt.Errorf("give back passport %s: %w", jti, err)
+	}
+	return nil
+}
+
+// RevokePassport implements gate.Store.
+func (s *SQLite) RevokePassport(ctx context.Context, tenant, jti, reason string, at, expires time.Time) error {
+	if tenant == "" || jti == "" || at.IsZero() || expires.IsZero() {
+		return misuse("a passport is revoked by tenant, jti, time and expiry")
+	}
+	err := s.w.do(ctx, func(b *batch) error {
+		return b.run(`INSERT INTO passports (tenant_id, jti, revoked_at, reason, expires_at) VALUES (?, ?, ?, ?, ?)
+			ON CONFLICT DO UPDATE SET revoked_at = CASE WHEN revoked_at = 0 THEN excluded.revoked_at ELSE revoked_at END,
+			reason = CASE WHEN revoked_at = 0 THEN excluded.reason ELSE reason END, expires_at = max(expires_at, excluded.expires_at)`,
+			tenant, jti, micros(at), reason, micros(expires))
+	})
+	if err != nil {
+		return fmt.Errorf("revoke passport %s: %w", jti, err)
+	}
+	return nil
+}
+
+// PassportState implements gate.Store.
+func (s *SQLite) PassportState(ctx context.Context, tenant, jti string) (usedBy string, revoked bool, err error) {
+	var at int64
+	err = s.read.QueryRowContext(ctx, `SELECT used_by, revoked_at FROM passports WHERE tenant_id = ? AND jti = ?`, tenant, jti).Scan(&usedBy, &at)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("look up passport %s: %w", jti, err)
+	}
+	return usedBy, at != 0, nil
+}

@@ -1,0 +1,63 @@
+package storetest
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/actpass/sidecar/gate"
+)
+
+func testPassports(t *testing.T, s *suite) {
+	soon := time.Now().Add(time.Hour)
+	state := func(jti, usedBy string, revoked bool) {
+		t.Helper()
+		u, r, err := s.PassportState(s.ctx, "acme", jti)
+		if err != nil || u != usedBy || r != revoked {
+			t.Errorf("%s: %q %v %v, want %q %v", jti, u, r, err, usedBy, revoked)
+		}
+	}
+	check := func(err, want error) {
+		t.Helper()
+		if !errors.Is(err, want) || (want == nil) != (err == nil) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+	}
+	state("ap_1", "", false)
+	check(s.ClaimPassport(s.ctx, "acme", "ap_1", "ev_1", soon), nil)
+	state("ap_1", "ev_1", false)
+	check(s.ClaimPassport(s.ctx, "acme", "ap_1", "ev_1", soon), nil)
+	check(s.ClaimPassport(s.ctx, "acme", "ap_1", "ev_2", soon), gate.ErrIllegalState)
+	check(s.ClaimPassport(s.ctx, "other", "ap_1", "ev_2", soon), nil)
+	check(s.ReleasePassport(s.ctx, "acme", "ap_1", "ev_2"), nil)
+	state("ap_1", "ev_1", false)
+	check(s.ReleasePassport(s.ctx, "acme", "ap_1", "ev_1"), nil)
+	state("ap_1", "", false)
+	check(s.ClaimPassport(s.ctx, "acme", "ap_1", "ev_2", soon), nil)
+	check(s.RevokePassport(s.ctx, "acme", "ap_1", "lost", time.Now(), soon), nil)
+	state("ap_1", "ev_2", true)
+	check(s.RevokePassport(s.ctx, "acme", "ap_2", "lost", time.Now(), soon), nil)
+	check(s.RevokePassport(s.ctx, "acme", "ap_2", "again", time.Now(), soon), nil)
+	check(s.ClaimPassport(s.ctx, "acme", "ap_2", "ev_3", soon), gate.ErrRevoked)
+	check(s.ReleasePassport(s.ctx, "acme", "ap_9", "ev_3"), nil)
+
+	var wg sync.WaitGroup
+	var won atomic.Int64
+	for i := range 64 {
+		wg.Go(func() {
+			err := s.ClaimPassport(s.ctx, "acme", "ap_race", "ev_race"+string(rune('A'+i)), soon)
+			switch {
+			case err == nil:
+				won.Add(1)
+			case !errors.Is(err, gate.ErrIllegalState):
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if won.Load() != 1 {
+		t.Errorf("%d of 64 concurrent claims of one passport won", won.Load())
+	}
+}
