@@ -14,9 +14,10 @@ type Summary struct {
 	State   string // outcome.state, "" without one
 }
 
-// Open says whether the record is an action that still awaits its outcome.
+// Open says whether the record is an action that still awaits its outcome. A held
+// call is not: it was not sent, and its release is a record of its own.
 func (s Summary) Open() bool {
-	return s.Kind == KindAction && (s.State == StatePending || s.State == StateHeld)
+	return s.Kind == KindAction && s.State == StatePending
 }
 
 // Look checks that b is one JSON object on one line, without control bytes, and

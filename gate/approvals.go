@@ -91,9 +91,6 @@ func (g *Gate) Decide(ctx context.Context, actor Identity, id, decision, reason 
 	// If we crash here, the move is stored and its evidence is written at the next
 	// start, from the same table.
 	g.recordTransitions(ctx)
-	if got.State == ApprovalDenied {
-		g.release(got.TenantID, got.ID)
-	}
 	g.waits.wake(id)
 	return got, nil
 }
@@ -143,6 +140,12 @@ func (g *Gate) RecordTransitions(ctx context.Context) error {
 		for _, t := range list {
 			if err := g.recordTransition(ctx, t); err != nil {
 				return err
+			}
+			// Whatever ended it, the limits' shares of a call that will not happen are
+			// given back here, once for every way there.
+			switch t.To {
+			case ApprovalDenied, ApprovalExpired, ApprovalCancelled:
+				g.release(t.TenantID, t.ApprovalID)
 			}
 			// A crash between the two writes the transition's evidence twice: the
 			// second copy names the same move and time.
@@ -205,7 +208,6 @@ func (g *Gate) Tend(ctx context.Context, every time.Duration) {
 			g.recordTransitions(ctx)
 		}
 		for _, a := range gone {
-			g.release(a.TenantID, a.ID)
 			g.waits.wake(a.ID)
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"sort"
 	"strings"
 
-	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/mapping"
 )
 
@@ -109,15 +108,15 @@ func (g *Gate) ask(c *call) Approval {
 }
 
 // fingerprintPreflight names an action that no HTTP request carries.
-func fingerprintPreflight(id Identity, tool, resource string, args map[string]any, key string) string {
+func fingerprintPreflight(id Identity, tool, resource string, args map[string]any, key string) (string, error) {
 	h := sha256.New()
 	for _, s := range []string{"preflight", id.TenantID, id.AgentID, tool, resource, key} {
 		part(h, s)
 	}
 	b, err := json.Marshal(args) // sorted keys
 	if err != nil {
-		b = fmt.Appendf(nil, "%#v", evidence.Redact(args, nil, nil))
+		return "", fmt.Errorf("fingerprint the arguments: %w", err)
 	}
 	part(h, string(b))
-	return hex.EncodeToString(h.Sum(nil))
+	return hex.EncodeToString(h.Sum(nil)), nil
 }

@@ -162,7 +162,10 @@ func (g *Gate) limitPreflight(ctx context.Context, c *call, execute bool) {
 
 func (g *Gate) openPreflight(ctx context.Context, c *call, p Preflight) (string, error) {
 	a := g.ask(c)
-	a.Fingerprint = fingerprintPreflight(c.Identity, p.Tool, p.Resource, c.reading.Calls[0].Args, p.IdempotencyKey)
+	var err error
+	if a.Fingerprint, err = fingerprintPreflight(c.Identity, p.Tool, p.Resource, c.reading.Calls[0].Args, p.IdempotencyKey); err != nil {
+		return "", err
+	}
 	got, _, err := g.store.OpenApproval(ctx, a, c.rules.MaxHolds)
 	if err != nil {
 		g.Fault("store", fmt.Errorf("open an approval: %w", err))

@@ -7,60 +7,50 @@ import (
 	"github.com/actpass/sidecar/evidence"
 )
 
-// Intent is an action on record that has no final outcome yet.
+// Intent is an action on record that was, or may have been, sent, and has no
+// outcome yet.
 type Intent struct {
 	ID    string `json:"id"`
-	State string `json:"state"` // evidence.StatePending or evidence.StateHeld
 	Index uint64 `json:"index"`
 }
 
 // maxIntents bounds the intents that are remembered. Calls in flight are far
-// fewer; what fills it are held actions that nobody ever closes.
+// fewer; what could fill it are actions that callers execute themselves and
+// never report on.
 const maxIntents = 1 << 16
 
 // intents are the open ones by event id.
 type intents map[string]Intent
 
-// note follows the log: an action opens an intent, its outcome closes it.
+// note follows the log: an action opens an intent, and so does the release of
+// one that was held; any other outcome closes it.
 func (in intents) note(s evidence.Summary, index uint64) {
+	id := s.ID
 	switch {
 	case s.Open():
-		if len(in) >= maxIntents {
-			in.drop()
-		}
-		in[s.ID] = Intent{ID: s.ID, State: s.State, Index: index}
-	case s.Kind == evidence.KindOutcome && s.EventID != "":
-		was, ok := in[s.EventID]
-		switch {
-		case !ok:
-		case s.State == evidence.StatePending || s.State == evidence.StateHeld:
-			was.State = s.State // it moved on, and is still open
-			in[s.EventID] = was
-		default:
-			delete(in, s.EventID)
-		}
+	case s.Kind == evidence.KindOutcome && s.EventID != "" && s.State == evidence.StatePending:
+		id = s.EventID
+	case s.Kind == evidence.KindOutcome:
+		delete(in, s.EventID)
+		return
+	default:
+		return
 	}
+	if len(in) >= maxIntents {
+		in.drop()
+	}
+	in[id] = Intent{ID: id, Index: index}
 }
 
-// drop forgets the older half, held ones first: they were not sent.
+// drop forgets the older half.
 func (in intents) drop() {
 	list := in.sorted()
-	slices.SortStableFunc(list, func(a, b Intent) int {
-		return cmp.Compare(rank(a), rank(b))
-	})
 	for _, i := range list[:len(list)/2] {
 		delete(in, i.ID)
 	}
 }
 
-func rank(i Intent) int {
-	if i.State == evidence.StateHeld {
-		return 0
-	}
-	return 1
-}
-
-// sorted gives them oldest first.
+// sorted gives the intents in the order of the log.
 func (in intents) sorted() []Intent {
 	list := make([]Intent, 0, len(in))
 	for _, i := range in {

@@ -351,8 +351,7 @@ func (l *Log) Recovered() Recovery { return l.recovered }
 
 // Unfinished gives the ids of the actions that had no outcome when the log was
 // opened, oldest first: their process ended between intent and outcome. Whoever
-// opens the log records what became of them (ambiguous). See Intents for those
-// that were only held.
+// opens the log records what became of them (ambiguous).
 func (l *Log) Unfinished() []string {
 	ids := make([]string, len(l.unfinished))
 	for i, in := range l.unfinished {

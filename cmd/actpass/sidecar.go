@@ -119,14 +119,7 @@ func (p *program) recover(ctx context.Context) error {
 	if r := p.trail.Recovered(); r.TruncatedBytes > 0 {
 		p.log.Warn("the evidence log ended in an incomplete batch, which was never acknowledged; it was moved aside", zap.Int64("bytes", r.TruncatedBytes))
 	}
-	// Held calls were not sent, and their approvals stand: only an intent that was
-	// released is in doubt.
-	var open []string
-	for _, i := range p.trail.Intents() {
-		if i.State == evidence.StatePending {
-			open = append(open, i.ID)
-		}
-	}
+	open := p.trail.Unfinished()
 	if err := p.gate.MarkAmbiguous(ctx, open); err != nil {
 		return fmt.Errorf("mark unfinished calls as ambiguous: %w", err)
 	}
