@@ -364,6 +364,56 @@ func TestClientThatDoesNotTrustTheCA(t *testing.T) {
 	}
 }
 
+// Distrust that was noted under monitor ends when the mode does.
+func TestDistrustDoesNotOutliveMonitor(t *testing.T) {
+	w := newWorld(t, allowTunnels(t), withMode(gate.ModeMonitor))
+	w.server.distrust.note("127.0.0.1", "api.test", "443")
+	w.signedBy(t, originCA.cert)
+	strict := w.rules
+	strict.Mode = gate.ModeEnforce
+	w.gate.Load(&strict)
+	w.signedBy(t, w.ca.Certificate())
+}
+
+// signedBy asserts who signed the certificate that a client sees.
+func (w *world) signedBy(t *testing.T, signer *x509.Certificate) {
+	t.Helper()
+	conn, _ := w.tunnelTo("api.test:443")
+	roots := x509.NewCertPool()
+	roots.AddCert(signer)
+	if err := tls.Client(conn, &tls.Config{ServerName: "api.test", RootCAs: roots}).Handshake(); err != nil {
+		t.Error(err)
+	}
+	_ = conn.Close()
+}
+
+// A tunnel may be held too; a client that gives up takes the question back.
+func TestHeldTunnel(t *testing.T) {
+	pol, err := policy.Compile([]policy.Source{{Name: "p.yaml", Data: []byte(`
+policies:
+  - name: tunnels
+    version: 1
+    tools: ["http.connect"]
+    rules: [{ name: ask, decision: require_approval, reason_code: tunnel.ask }]
+`)}}, policy.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, func(w *world, o *Options) {
+		w.rules.Policy, w.rules.Hold = pol, time.Minute
+		o.Intercept.Passthrough = []string{"plain.test"}
+	})
+	conn, err := net.Dial("tcp", w.front)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.WriteString(conn, "CONNECT plain.test:80 HTTP/1.1\r\nHost: plain.test:80\r\n\r\n")
+	waitFor(t, func() bool { return len(w.trail.events(t)) > 0 })
+	_ = conn.Close()
+	waitFor(t, func() bool { return strings.Contains(w.trail.last(t).Outcome.Error, "went away") })
+	w.untouched()
+}
+
 func TestDistrustIsBounded(t *testing.T) {
 	now := time.Unix(0, 0)
 	d := newDistrust(time.Minute, func() time.Time { return now })

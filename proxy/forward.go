@@ -126,7 +126,13 @@ func (x *exchange) outgoing(out *gate.Outbound) (*http.Request, error) {
 	if head.Upgrade != "" {
 		h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{head.Upgrade}
 	}
-	req := (&http.Request{Method: head.Method, URL: u, Host: x.sendHost, Header: h, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}).WithContext(x.r.Context())
+	ctx := x.r.Context()
+	if out.Once {
+		// It cannot be sent again, so it is not given up when the agent goes away:
+		// what became of it is worth knowing.
+		ctx = context.WithoutCancel(ctx)
+	}
+	req := (&http.Request{Method: head.Method, URL: u, Host: x.sendHost, Header: h, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}).WithContext(ctx)
 	x.attach(req, out)
 	return req, nil
 }

@@ -245,3 +245,47 @@ func TestRefusedGRPC(t *testing.T) {
 	}
 	w.untouched()
 }
+
+// N attempts at a call that a human approves make one upstream request, also
+// when the agent is gone by then.
+func TestApprovedCallIsSentOnce(t *testing.T) {
+	w := newWorld(t, func(w *world, _ *Options) { w.rules.Hold = 5 * time.Second })
+	w.on(func(rw http.ResponseWriter, _ *http.Request) {
+		_, _ = rw.Write([]byte("refunded"))
+	})
+	const attempts = 5
+	statuses := make(chan int, attempts)
+	for range attempts {
+		go func() {
+			req, _ := http.NewRequest("POST", "https://api.test/v1/refunds", strings.NewReader("amount=9000&charge=ch_1"))
+			req.Header.Set("Content-Type", formType)
+			req.Header.Set("Idempotency-Key", "k1")
+			resp, err := w.client("h2").Do(req)
+			if err != nil {
+				t.Error(err)
+				statuses <- 0
+				return
+			}
+			_ = resp.Body.Close()
+			statuses <- resp.StatusCode
+		}()
+	}
+	waitFor(t, func() bool { return len(w.trail.events(t)) == attempts })
+	w.untouched()
+	list, _, err := w.gate.Approvals(context.Background(), approver, gate.ApprovalQuery{TenantID: "acme"})
+	if err != nil || len(list) != 1 {
+		t.Fatalf("%d approvals, %v", len(list), err)
+	}
+	if _, err := w.gate.Decide(context.Background(), approver, list[0].ID, "approve", "fine", nil); err != nil {
+		t.Fatal(err)
+	}
+	count := map[int]int{}
+	for range attempts {
+		count[<-statuses]++
+	}
+	if count[200] != 1 || w.originReqs.Load() != 1 {
+		t.Errorf("answers %v, %d upstream requests", count, w.originReqs.Load())
+	}
+}
+
+var approver = gate.Identity{TenantID: "acme", KeyID: "key_approver", Role: gate.RoleAdmin, AgentID: "ann"}

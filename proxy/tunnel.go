@@ -41,7 +41,7 @@ func (t *tunnel) serve(ctx context.Context, answered bool) {
 		_ = t.client.SetWriteDeadline(time.Now().Add(t.s.opt.PeekTimeout))
 		_, _ = t.client.Write(a.raw())
 	}
-	permit, refusal := t.s.gate.Check(ctx, t.req)
+	permit, refusal := t.check(ctx)
 	if permit == nil {
 		if refusal == nil {
 			refusal = &gate.Refusal{Status: http.StatusForbidden, Sentence: "The tunnel was refused."}
@@ -97,6 +97,25 @@ func (t *tunnel) serve(ctx context.Context, answered bool) {
 		zap.String("tool", d.Tool), zap.String("decision", d.Decision), zap.String("reason", d.ReasonCode), zap.String("enforcement", d.Enforcement),
 		zap.String("mode", d.Mode), zap.Int("status", http.StatusOK), zap.String("opaque", t.req.Opaque), zap.Int64("sent", sent), zap.Int64("received", received),
 		zap.Duration("duration", time.Since(t.start)), zap.String("event", d.EvidenceEventID))...)
+}
+
+// check asks the gate, and takes the question back when the client goes away
+// while it waits for a human. What the client sends meanwhile is kept.
+func (t *tunnel) check(ctx context.Context) (*gate.Permit, *gate.Refusal) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if _, err := t.client.peek(len(t.client.prefix) + 1); err != nil && !isTimeout(err) {
+			cancel()
+		}
+	}()
+	permit, refusal := t.s.gate.Check(ctx, t.req)
+	_ = t.client.SetReadDeadline(time.Unix(1, 0)) // wakes the reader
+	<-watched
+	_ = t.client.SetReadDeadline(time.Time{})
+	return permit, refusal
 }
 
 func headerLines(h http.Header) string {
