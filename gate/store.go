@@ -185,6 +185,12 @@ type Store interface {
 	// revoked. A jti that is not known is unused.
 	PassportState(ctx context.Context, tenant, jti string) (usedBy string, revoked bool, err error)
 
+	// KeepAnswer keeps the sealed answer that a consumed approval's call got, until
+	// expires; a second one replaces it.
+	KeepAnswer(ctx context.Context, tenant, approvalID string, sealed []byte, now, expires time.Time) error
+	// Answer gives it back. ErrNotFound when there is none, or when it has expired.
+	Answer(ctx context.Context, tenant, approvalID string, now time.Time) (sealed []byte, err error)
+
 	// Ping says whether the store answers.
 	Ping(ctx context.Context) error
 	Close() error

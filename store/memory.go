@@ -49,6 +49,7 @@ type memoryState struct {
 	recorded    map[int64]bool
 	uses        []memoryUse
 	passports   map[[2]string]memoryPassport // by tenant and jti
+	answers     map[[2]string]memoryAnswer   // by tenant and approval
 }
 
 type memoryUse struct {
@@ -63,7 +64,7 @@ func NewMemory() *Memory {
 	return &Memory{fail: map[string]FailMode{}, s: memoryState{
 		keys: map[string]gate.Key{}, hashes: map[[32]byte]string{},
 		approvals: map[string]gate.Approval{}, recorded: map[int64]bool{},
-		passports: map[[2]string]memoryPassport{},
+		passports: map[[2]string]memoryPassport{}, answers: map[[2]string]memoryAnswer{},
 	}}
 }
 
@@ -81,7 +82,7 @@ func (s memoryState) clone() memoryState {
 	return memoryState{
 		keys: maps.Clone(s.keys), hashes: maps.Clone(s.hashes), approvals: maps.Clone(s.approvals),
 		transitions: slices.Clone(s.transitions), recorded: maps.Clone(s.recorded), uses: slices.Clone(s.uses),
-		passports: maps.Clone(s.passports),
+		passports: maps.Clone(s.passports), answers: maps.Clone(s.answers),
 	}
 }
 

@@ -44,6 +44,7 @@ func Run(t *testing.T, open func(t *testing.T) gate.Store, misuse error) {
 		{"clock set back", testClockSetBack},
 		{"release", testRelease},
 		{"passports", testPassports},
+		{"answers", testAnswers},
 		{"misuse", testMisuse},
 		{"context", testContext},
 		{"model", testModel},
