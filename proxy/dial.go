@@ -39,11 +39,16 @@ func (e *dialError) Unwrap() error { return e.err }
 // address, which is judged in its own right.
 var nat64 = netip.MustParsePrefix("64:ff9b::/96")
 
+// wireServer answers for the host's metadata and keys inside Azure. Unlike the
+// other clouds' such addresses it lies in public space.
+var wireServer = netip.MustParseAddr("168.63.129.16")
+
 // dialer connects to upstreams. It resolves a name once, judges every address,
 // and dials the very address that it judged: a name that answers differently
 // the second time (DNS rebinding) is never asked a second time.
 type dialer struct {
 	guard     *ssrf.Guardian
+	allow     []netip.Prefix    // IPv4 that may be dialled although not public
 	connectTo map[string]string // "host:port" to "address:port"
 	roots     *x509.CertPool
 	timeout   time.Duration
@@ -83,6 +88,7 @@ func newDialer(u Upstream, timeout time.Duration, ours func(netip.AddrPort) bool
 			v6 = append(v6, p)
 		}
 	}
+	d.allow = v4
 	d.guard = ssrf.New(ssrf.WithAnyPort(), ssrf.WithAllowedV4Prefixes(v4...), ssrf.WithAllowedV6Prefixes(v6...))
 	return d, nil
 }
@@ -94,12 +100,12 @@ func (d *dialer) judge(ap netip.AddrPort) error {
 		return fmt.Errorf("%s names a network interface", ip)
 	}
 	ip = ip.Unmap()
-	if err := d.guard.SafeAddr(ip); err != nil {
+	if !d.public(ip) {
 		return fmt.Errorf("%s is not a public address; list its network in upstream.allow_private if it is meant", ip)
 	}
 	if nat64.Contains(ip) {
 		b := ip.As16()
-		if v4 := netip.AddrFrom4([4]byte(b[12:])); d.guard.SafeAddr(v4) != nil {
+		if v4 := netip.AddrFrom4([4]byte(b[12:])); !d.public(v4) {
 			return fmt.Errorf("%s stands for %s, which is not a public address; list its network in upstream.allow_private if it is meant", ip, v4)
 		}
 	}
@@ -107,6 +113,14 @@ func (d *dialer) judge(ap netip.AddrPort) error {
 		return fmt.Errorf("%s is this sidecar itself", ap)
 	}
 	return nil
+}
+
+// public says whether ip is a public address, or one that was allowed.
+func (d *dialer) public(ip netip.Addr) bool {
+	if ip == wireServer && !slices.ContainsFunc(d.allow, func(p netip.Prefix) bool { return p.Contains(ip) }) {
+		return false
+	}
+	return d.guard.SafeAddr(ip) == nil
 }
 
 // dial connects to a canonical "host:port".

@@ -20,7 +20,7 @@ func TestAddressClasses(t *testing.T) {
 	}
 	for _, ip := range []string{
 		"127.0.0.1", "127.255.255.254", "0.0.0.0", "0.1.2.3", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254", "169.254.170.2",
-		"100.64.0.1", "100.100.100.200", "192.0.0.192", "198.18.0.1", "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255",
+		"100.64.0.1", "100.100.100.200", "192.0.0.192", "168.63.129.16", "::ffff:168.63.129.16", "64:ff9b::a83f:8110", "198.18.0.1", "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255",
 		"::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254",
 		"::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "2002:7f00:1::", "2002:a9fe:a9fe::1", "2001:0:7f00:1::", "2001:db8::1", "fec0::1",
 	} {
@@ -34,13 +34,13 @@ func TestAddressClasses(t *testing.T) {
 		}
 	}
 	allowed, err := newDialer(Upstream{AllowPrivate: []netip.Prefix{
-		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("fd00::/8"),
+		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("168.63.129.16/32"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("fd00::/8"),
 	}}, time.Second, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for ip, want := range map[string]bool{
-		"10.1.2.3": true, "::ffff:10.1.2.3": true, "fd00::1": true, "64:ff9b::101:101": true, "64:ff9b::a00:1": true,
+		"10.1.2.3": true, "::ffff:10.1.2.3": true, "168.63.129.16": true, "fd00::1": true, "64:ff9b::101:101": true, "64:ff9b::a00:1": true,
 		"64:ff9b::7f00:1": false, "127.0.0.1": false, "169.254.169.254": false, "192.168.0.1": false,
 	} {
 		if got := allowed.judge(netip.AddrPortFrom(netip.MustParseAddr(ip), 443)) == nil; got != want {
