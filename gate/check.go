@@ -283,7 +283,7 @@ func (g *Gate) permit(ctx context.Context, c *call) (*Permit, *Refusal) {
 	g.decided(&c.event.Decision)
 	p := &Permit{
 		gate: g, out: c.out, decision: c.event.Decision, started: c.started, tenant: c.Identity.TenantID,
-		recorded: recorded, reservation: c.reservation, passport: c.claimed,
+		recorded: recorded, reservation: c.reservation, passport: c.claimed, approval: c.approval,
 	}
 	if p.decision.Enforcement == enforceWarn {
 		p.warning = warningText(&c.verdict, &p.decision)
@@ -343,6 +343,7 @@ func (g *Gate) unrecordable(c *call, cause error) *Refusal {
 		g.release(c.Identity.TenantID, c.id)
 	}
 	g.unclaim(c.Identity.TenantID, c.claimed, c.id)
+	g.flying.land(c.approval)
 	return c.refusal(503, d)
 }
 

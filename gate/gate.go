@@ -96,6 +96,7 @@ type Permit struct {
 	// reservation is the id under which limits' shares were taken, "" for none.
 	reservation string
 	passport    string // jti whose use was claimed, "" for none
+	approval    string // that was consumed for it, "" for none
 	done        atomic.Bool
 }
 
@@ -195,6 +196,7 @@ type Gate struct {
 
 	authority atomic.Pointer[Authority]
 	verified  verifiedTokens
+	flying    flights
 
 	waits waiters
 	held  atomic.Int64

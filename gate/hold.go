@@ -42,15 +42,10 @@ func (g *Gate) hold(ctx context.Context, c *call) (*Permit, *Refusal) {
 	}
 	c.describeBody()
 	a := g.approvalOf(c)
-	if last, err := g.store.LatestApproval(ctx, a.TenantID, a.Fingerprint); err == nil {
-		if ref := g.settled(ctx, c, last); ref != nil {
-			return nil, ref
-		}
-	} else if !errors.Is(err, ErrNotFound) {
-		return nil, g.storeDown(ctx, c, err)
-	}
-	got, _, err := g.store.OpenApproval(ctx, a, c.rules.MaxHolds)
+	got, ref, err := g.open(ctx, c, a)
 	switch {
+	case ref != nil:
+		return nil, ref
 	case errors.Is(err, ErrTooMany):
 		c.verdict.refuse = &closed{429, ReasonTooMany, "too many calls wait for a human already"}
 		return nil, g.block(ctx, c)
@@ -70,6 +65,30 @@ func (g *Gate) hold(ctx context.Context, c *call) (*Permit, *Refusal) {
 	}
 	g.decided(&d)
 	return g.wait(ctx, c, got)
+}
+
+// open finds the open approval of a call or opens one, unless the question was
+// answered already: then the refusal, or the recorded answer, is given.
+func (g *Gate) open(ctx context.Context, c *call, a Approval) (Approval, *Refusal, error) {
+	for {
+		last, err := g.store.LatestApproval(ctx, a.TenantID, a.Fingerprint)
+		switch {
+		case err == nil:
+			if ref := g.settled(ctx, c, last); ref != nil {
+				return Approval{}, ref, nil
+			}
+			a.Seen = last.ID
+		case errors.Is(err, ErrNotFound):
+			a.Seen = SeenNone
+		default:
+			return Approval{}, nil, err
+		}
+		got, opened, err := g.store.OpenApproval(ctx, a, c.rules.MaxHolds)
+		if err != nil || opened || got.State == ApprovalPending || got.State == ApprovalApproved {
+			return got, nil, err
+		}
+		// Answered between the two: look again.
+	}
 }
 
 // reserveHeld takes the limits' shares of a held call, once for all its attempts,
@@ -138,20 +157,23 @@ func (g *Gate) stillHeld(ctx context.Context, c *call, approval, why string) *Re
 // settled answers a call whose approval has been decided against, or used,
 // already; nil when a new hold may be opened.
 func (g *Gate) settled(ctx context.Context, c *call, a Approval) *Refusal {
-	var status int
-	var code, what string
 	switch a.State {
 	case ApprovalDenied:
-		status, code, what = 403, ReasonDenied, "a human denied this call"+reasonOf(a)
+		if g.now().Sub(lastMove(a)) > settledFor(a) {
+			return nil
+		}
+		return g.refuseApproval(ctx, c, a, 403, ReasonDenied, "a human denied this call"+reasonOf(a), false)
 	case ApprovalConsumed:
-		status, code, what = 409, ReasonConsumed, "the approval of this exact call was used already; it was sent once, under event "+a.ConsumedBy
-	default:
-		return nil
+		window := consumedFor
+		if hasKey(c) {
+			window = consumedForWithKey
+		}
+		if g.now().Sub(lastMove(a)) > window {
+			return nil
+		}
+		return g.replay(ctx, c, a, false)
 	}
-	if g.now().Sub(lastMove(a)) > settledFor(a) {
-		return nil
-	}
-	return g.refuseApproval(ctx, c, a, status, code, what, false)
+	return nil
 }
 
 // settledFor is how long a settled approval answers for retries of its call.
@@ -160,6 +182,11 @@ func settledFor(a Approval) time.Duration {
 		return a.UseWithin
 	}
 	return 15 * time.Minute
+}
+
+// hasKey says that the caller marks its attempts at one call as such.
+func hasKey(c *call) bool {
+	return first(c.Head.Header["Idempotency-Key"]) != "" || first(c.Head.Header["X-Idempotency-Key"]) != ""
 }
 
 func lastMove(a Approval) time.Time {
@@ -213,7 +240,7 @@ func (g *Gate) decidedHold(ctx context.Context, c *call, a Approval) (*Permit, *
 	case ApprovalExpired:
 		return nil, g.refuseApproval(ctx, c, a, 403, ReasonExpired, "nobody decided in time, or the approval was not used in time", true)
 	case ApprovalConsumed:
-		return nil, g.refuseApproval(ctx, c, a, 409, ReasonConsumed, "the approval of this exact call was used by another attempt, event "+a.ConsumedBy, true)
+		return nil, g.replay(ctx, c, a, true)
 	}
 	return nil, g.refuseApproval(ctx, c, a, 403, ReasonCancelled, "the approval request was cancelled", true)
 }
@@ -247,21 +274,24 @@ func (g *Gate) release1(ctx context.Context, c *call, a Approval) (*Permit, *Ref
 	case err != nil:
 		return nil, g.refuseApproval(ctx, c, a, 503, ReasonApprovals, "the approval could not be used, because the store did not answer", true)
 	}
+	g.flying.start(a.ID)
 	g.recordTransitions(ctx)
 	g.waits.wake(a.ID)
 	if err := g.recordOutcome(ctx, c.id, evidence.Outcome{State: evidence.StatePending}); err != nil {
+		g.flying.land(a.ID)
 		return nil, g.refuseApproval(ctx, c, used, 503, ReasonEvidence, "the release could not be put on record, so nothing was sent", true)
 	}
 	c.out.Once = true
 	if err := g.claim(ctx, c); err != nil {
 		var e *passport.Error
 		if errors.As(err, &e) {
+			g.flying.land(a.ID)
 			return nil, g.refuseApproval(ctx, c, used, 403, e.Code, "the passport is not valid any more: "+e.Detail, true)
 		}
 	}
 	return &Permit{
 		gate: g, out: c.out, decision: c.event.Decision, started: c.started, tenant: c.Identity.TenantID,
-		recorded: true, reservation: c.reservation, passport: c.claimed,
+		recorded: true, reservation: c.reservation, passport: c.claimed, approval: a.ID,
 	}, nil
 }
 

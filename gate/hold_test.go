@@ -143,6 +143,9 @@ func TestOneApprovalOnePermit(t *testing.T) {
 	for range n {
 		wg.Go(func() {
 			p, ref := f.Check(t.Context(), f.refund("25000"))
+			if p != nil {
+				p.Done(gate.Outcome{State: evidence.StateForwarded, Status: 200})
+			}
 			results <- answer{p, ref}
 		})
 	}
@@ -299,5 +302,83 @@ func TestLimitsAreSettledByTheOutcome(t *testing.T) {
 				t.Errorf("%s: %+v", tt.name, ref)
 			}
 		}
+	}
+}
+
+// approved opens a hold, approves it, and gives the permit of the retry.
+func (f *fixture) approved(t *testing.T) *gate.Permit {
+	t.Helper()
+	_, held := f.Check(t.Context(), f.refund("25000"))
+	if _, err := f.Decide(t.Context(), approver, held.Approval, gate.Approve, "", nil); err != nil {
+		t.Fatal(err)
+	}
+	permit, ref := f.Check(t.Context(), f.refund("25000"))
+	if permit == nil {
+		t.Fatalf("%+v", ref)
+	}
+	return permit
+}
+
+func TestRetryAfterTheOneSendGetsItsAnswer(t *testing.T) {
+	f := newGate(t, "enforce", nil)
+	permit := f.approved(t)
+	header := map[string][]string{"Content-Type": {"application/json"}, "Set-Cookie": {"s=1"}, "Request-Id": {"req_1"}}
+	permit.Answered(200, header, []byte(`{"id":"re_1"}`), true)
+	permit.Done(gate.Outcome{State: evidence.StateForwarded, Status: 200, Bytes: 13})
+	_, again := f.Check(t.Context(), f.refund("25000"))
+	if again == nil || again.Replay == nil || again.Replay.Status != 200 || string(again.Replay.Body) != `{"id":"re_1"}` {
+		t.Fatalf("%+v", again)
+	}
+	if h := again.Replay.Header; h["Request-Id"] == nil || h["Set-Cookie"] != nil {
+		t.Errorf("headers %v", h)
+	}
+	f.now = f.now.Add(11 * time.Minute)
+	_, later := f.Check(t.Context(), f.refund("25000"))
+	if later == nil || later.Replay != nil || later.Status != 409 || later.Decision.ReasonCode != gate.ReasonConsumed || !strings.Contains(later.Sentence, "status 200") {
+		t.Errorf("after ten minutes: %+v", later)
+	}
+	f.now = f.now.Add(25 * time.Hour)
+	if _, fresh := f.Check(t.Context(), f.refund("25000")); fresh == nil || !fresh.Retry {
+		t.Errorf("a day later, without an idempotency key, it is a new question: %+v", fresh)
+	}
+}
+
+func TestAnswerTooLargeToKeep(t *testing.T) {
+	f := newGate(t, "enforce", nil)
+	permit := f.approved(t)
+	permit.Answered(201, nil, make([]byte, gate.MaxKept), false)
+	permit.Done(gate.Outcome{State: evidence.StateForwarded, Status: 201})
+	if _, again := f.Check(t.Context(), f.refund("25000")); again == nil || again.Status != 409 || again.Replay != nil || !strings.Contains(again.Sentence, "status 201") {
+		t.Errorf("%+v", again)
+	}
+}
+
+func TestRetryWaitsForTheOneSend(t *testing.T) {
+	f := newGate(t, "enforce", longHold)
+	out := f.held(t, f.refund("25000"))
+	a := f.pending(t)
+	if _, err := f.Decide(t.Context(), approver, a.ID, gate.Approve, "", nil); err != nil {
+		t.Fatal(err)
+	}
+	first := <-out
+	second := f.held(t, f.refund("25000"))
+	select {
+	case got := <-second:
+		t.Fatalf("answered while the call is under way: %+v", got.refusal)
+	case <-time.After(50 * time.Millisecond):
+	}
+	first.permit.Answered(200, nil, []byte("done"), true)
+	first.permit.Done(gate.Outcome{State: evidence.StateForwarded, Status: 200})
+	if got := <-second; got.refusal == nil || got.refusal.Replay == nil || string(got.refusal.Replay.Body) != "done" {
+		t.Errorf("%+v", got.refusal)
+	}
+}
+
+func TestLostAnswerIsNeverSentAgain(t *testing.T) {
+	f := newGate(t, "enforce", nil)
+	permit := f.approved(t)
+	permit.Done(gate.Outcome{State: evidence.StateAmbiguous, Error: "reset"})
+	if _, again := f.Check(t.Context(), f.refund("25000")); again == nil || again.Status != 409 || again.Replay != nil {
+		t.Errorf("%+v", again)
 	}
 }

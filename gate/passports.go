@@ -1,15 +1,19 @@
 package gate
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/mapping"
 	"github.com/actpass/sidecar/passport"
 	"github.com/actpass/sidecar/policy"
 )
@@ -20,6 +24,10 @@ type Authority struct {
 	Issuer   string
 	Audience string
 	Keys     []passport.Key
+	// Mounted is a token for calls to risky tools that present none at the proxy's
+	// doors, "" for none. It is offered, not presented: where it is not good for
+	// the call, the call stands as if there were none.
+	Mounted string
 }
 
 func (a *Authority) find(kid string) (ed25519.PublicKey, bool) {
@@ -103,23 +111,52 @@ func (g *Gate) verify(token, audience string) (*passport.Claims, error) {
 // its claims say for whom and to which goal the call is made.
 func (g *Gate) present(ctx context.Context, c *call) {
 	if c.Passport == "" {
+		g.offer(ctx, c)
 		return
 	}
-	claims, err := g.verify(c.Passport, "")
-	if err == nil {
-		switch {
-		case claims.TenantID != c.Identity.TenantID:
-			err = &passport.Error{Code: passport.ReasonTenant, Detail: fmt.Sprintf("it is for tenant %q, and the caller belongs to another", claims.TenantID)}
-		case c.Identity.AgentID != "" && claims.AgentID != c.Identity.AgentID:
-			err = &passport.Error{Code: passport.ReasonAgent, Detail: fmt.Sprintf("it is for agent %q, and the call is made by %q", claims.AgentID, c.Identity.AgentID)}
-		default:
-			err = g.unused(ctx, c, claims.ID)
-		}
-	}
+	claims, err := g.good(ctx, c, c.Passport)
 	if err != nil {
 		c.passportErr = err
 		return
 	}
+	c.bear(claims)
+}
+
+// good verifies a token for the one who calls.
+func (g *Gate) good(ctx context.Context, c *call, token string) (*passport.Claims, error) {
+	claims, err := g.verify(token, "")
+	switch {
+	case err != nil:
+		return nil, err
+	case claims.TenantID != c.Identity.TenantID:
+		return nil, &passport.Error{Code: passport.ReasonTenant, Detail: fmt.Sprintf("it is for tenant %q, and the caller belongs to another", claims.TenantID)}
+	case c.Identity.AgentID != "" && claims.AgentID != c.Identity.AgentID:
+		return nil, &passport.Error{Code: passport.ReasonAgent, Detail: fmt.Sprintf("it is for agent %q, and the call is made by %q", claims.AgentID, c.Identity.AgentID)}
+	}
+	return claims, g.unused(ctx, c, claims.ID)
+}
+
+// offer takes the mounted passport for a call to a risky tool, if it is good for
+// it. Why it is not is noted, for whoever wonders at passport.required.
+func (g *Gate) offer(ctx context.Context, c *call) {
+	a := g.authority.Load()
+	if a == nil || a.Mounted == "" || c.Door == DoorAPI || !slices.ContainsFunc(c.reading.Calls, func(one mapping.Call) bool { return risky(one.Risk) }) {
+		return
+	}
+	claims, err := g.good(ctx, c, a.Mounted)
+	if err == nil {
+		was := *c.Request
+		c.bear(claims)
+		if err = c.permitted(c.requestHash()); err == nil {
+			return
+		}
+		*c.Request, c.claims = was, nil
+	}
+	c.event.Notes = append(c.event.Notes, clipTo("the mounted passport is not good for this call: "+err.Error(), 512))
+}
+
+// bear makes the claims those of the call.
+func (c *call) bear(claims *passport.Claims) {
 	c.claims = claims
 	c.Identity.AgentID, c.Identity.Source = claims.AgentID, SourcePassport
 	if claims.UserID != "" {
@@ -151,26 +188,19 @@ func (g *Gate) unused(ctx context.Context, c *call, jti string) error {
 func (c *call) holdPassport(v *verdict, requestHash string) {
 	v.passport = passportUnneeded
 	switch {
+	case c.offered():
+		v.passport = passportValid
+		return
 	case c.Passport == "":
 		if risky(v.risk) {
 			v.passport = passportAbsent
 		}
 		return
 	case c.passportErr == nil:
-		for i := range c.reading.Calls {
-			one := &c.reading.Calls[i]
-			hash := requestHash
-			if hash == "" {
-				hash = c.claims.ApprovalHash // no bytes to hold it against: the claims' values stand for them
-			}
-			c.passportErr = c.claims.Permits(&passport.Action{
-				TenantID: c.Identity.TenantID, AgentID: c.Identity.AgentID, Tool: one.Tool, Resource: one.Resource,
-				Risk: one.Risk, Args: one.Args, RequestHash: hash,
-			})
-			if c.passportErr != nil {
-				break
-			}
+		if requestHash == "" {
+			requestHash = c.claims.ApprovalHash // no bytes: approvedBy holds the arguments against it
 		}
+		c.passportErr = c.permitted(requestHash)
 	}
 	if c.passportErr != nil {
 		v.passport, v.passportErr = passportInvalid, c.passportErr
@@ -179,11 +209,30 @@ func (c *call) holdPassport(v *verdict, requestHash string) {
 	v.passport = passportValid
 }
 
+// offered says that the claims are those of the mounted passport, which was held
+// against the call already.
+func (c *call) offered() bool { return c.Passport == "" && c.claims != nil }
+
+// permitted holds the claims against every call of the request.
+func (c *call) permitted(requestHash string) error {
+	for i := range c.reading.Calls {
+		one := &c.reading.Calls[i]
+		err := c.claims.Permits(&passport.Action{
+			TenantID: c.Identity.TenantID, AgentID: c.Identity.AgentID, Tool: one.Tool, Resource: one.Resource,
+			Risk: one.Risk, Args: one.Args, RequestHash: requestHash,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // approvedBy lets the passport that an approval minted satisfy the rule that
 // asked for it. The approval itself is consumed when the call leaves, so the
 // passport and the held call's own retry share one use.
 func (g *Gate) approvedBy(ctx context.Context, c *call, v *verdict) {
-	if v.passport != passportValid || c.claims.ApprovalHash == "" || v.effect != policy.RequireApproval {
+	if v.passport != passportValid || c.claims.ApprovalHash == "" || v.effect != policy.RequireApproval && c.Door != DoorAPI {
 		return
 	}
 	id := approvalID(c.claims.ID)
@@ -196,6 +245,10 @@ func (g *Gate) approvedBy(ctx context.Context, c *call, v *verdict) {
 		err = &passport.Error{Code: ReasonPassportStore, Detail: "its approval could not be looked up, because the store did not answer"}
 	case a.State != ApprovalApproved:
 		err = &passport.Error{Code: passport.ReasonReplayed, Detail: "the approval that it was made for is " + a.State}
+	case c.Door == DoorAPI && !g.sameArgs(c, &a):
+		err = &passport.Error{Code: passport.ReasonRequest, Detail: "it was made for one exact request, and this one has other arguments"}
+	case v.effect != policy.RequireApproval:
+		return
 	case a.RuleHash != v.policy.RuleHash:
 		return // another rule asks now: a new hold
 	}
@@ -206,6 +259,19 @@ func (g *Gate) approvedBy(ctx context.Context, c *call, v *verdict) {
 	v.effect, c.approval = policy.Allow, id
 	v.policy.Summary = fmt.Sprintf("%s Approved as %s.", v.policy.Summary, id)
 	v.policy.NextSteps = nil
+}
+
+// sameArgs says whether a preflight, which has no bytes, asks about the arguments
+// that were approved. They are compared as they are on record, where a secret is
+// its keyed hash; what was cut there cannot be compared, and is not the same.
+func (g *Gate) sameArgs(c *call, a *Approval) bool {
+	one := &c.reading.Calls[0]
+	asked, err := json.Marshal(evidence.Redact(one.Args, one.Secret, g.redactKey))
+	if err != nil || bytes.Contains(asked, []byte(`"`+evidence.OmittedKey+`"`)) {
+		return false
+	}
+	approved, err := json.Marshal(a.Args)
+	return err == nil && (bytes.Equal(asked, approved) || len(one.Args) == 0 && len(a.Args) == 0)
 }
 
 func approvalID(jti string) string { return "apr_" + strings.TrimPrefix(jti, "ap_") }
@@ -222,6 +288,7 @@ func (g *Gate) claim(ctx context.Context, c *call) error {
 			g.Fault("store", fmt.Errorf("use approval %s: %w", c.approval, err))
 			return &passport.Error{Code: ReasonApprovals, Detail: "the approval could not be used, because the store did not answer"}
 		}
+		g.flying.start(c.approval)
 		g.recordTransitions(ctx)
 		g.waits.wake(c.approval)
 		c.out.Once = true
@@ -230,10 +297,19 @@ func (g *Gate) claim(ctx context.Context, c *call) error {
 		return nil
 	}
 	err := g.store.ClaimPassport(ctx, c.Identity.TenantID, c.claims.ID, c.id, c.claims.ExpiresAt.Add(passport.Leeway))
-	switch {
-	case err == nil:
+	if err == nil {
 		c.claimed = c.claims.ID
 		return nil
+	}
+	if c.offered() {
+		// Another call was quicker. This one presented nothing: it is refused where it
+		// needs one, and goes on elsewhere.
+		if c.verdict.passport = passportAbsent; c.verdict.do(c.mode) != enforceBlock {
+			c.claims, c.event.PassportJTI = nil, ""
+			return nil
+		}
+	}
+	switch {
 	case errors.Is(err, ErrRevoked):
 		return &passport.Error{Code: passport.ReasonRevoked, Detail: "it was revoked"}
 	case errors.Is(err, ErrIllegalState):

@@ -61,6 +61,9 @@ func (p *Permit) Done(o Outcome) {
 		return
 	}
 	g := p.gate
+	if p.approval != "" {
+		g.flying.land(p.approval)
+	}
 	if p.reservation != "" && (o.State == evidence.StateRefused || o.State == evidence.StateForwarded && o.Status >= 400 && o.Status < 500) {
 		g.release(p.tenant, p.reservation)
 	}

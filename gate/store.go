@@ -81,7 +81,15 @@ type Approval struct {
 	UseBefore   time.Time // set when approved
 	Votes       []Vote
 	ConsumedBy  string // event id
+
+	// Seen is for OpenApproval only and not stored: the id of the latest approval
+	// of the fingerprint that the caller has looked at, SeenNone for none, "" to
+	// open whatever happened meanwhile.
+	Seen string
 }
+
+// SeenNone says that the caller found no approval of the fingerprint.
+const SeenNone = "none"
 
 // Vote is one human's word.
 type Vote struct {
@@ -139,7 +147,9 @@ type Store interface {
 
 	// OpenApproval stores a as pending, or returns the one of the same tenant and
 	// fingerprint that is open (pending, or approved and not past UseBefore)
-	// with opened false. ErrTooMany when the tenant has maxOpen pending ones.
+	// with opened false. Where a.Seen is set and a later one than that exists, that
+	// one is returned, in whatever state: between looking and opening, the question
+	// was answered. ErrTooMany when the tenant has maxOpen pending ones.
 	OpenApproval(ctx context.Context, a Approval, maxOpen int) (got Approval, opened bool, err error)
 	// LatestApproval of a fingerprint, any state. ErrNotFound.
 	LatestApproval(ctx context.Context, tenant, fingerprint string) (Approval, error)

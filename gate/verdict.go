@@ -44,6 +44,7 @@ const (
 	FlagUnread    = "body.unread"
 	FlagPassport  = "passport.invalid"
 	FlagLimit     = "limit.exceeded"
+	FlagReplayed  = "replayed"
 )
 
 type passportState uint8

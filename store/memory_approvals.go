@@ -71,6 +71,19 @@ func (m *Memory) OpenApproval(ctx context.Context, a gate.Approval, maxOpen int)
 				pending++
 			}
 		}
+		if mine.Seen != "" {
+			latest, _, err := newestFirst(s.approvals, approvalPosition, func(a gate.Approval) bool {
+				return a.TenantID == mine.TenantID && a.Fingerprint == mine.Fingerprint
+			}, "", 1)
+			if err != nil {
+				return err
+			}
+			if len(latest) == 1 && latest[0].ID != mine.Seen {
+				got, err = private(latest[0])
+				return err
+			}
+			mine.Seen = ""
+		}
 		if pending >= maxOpen {
 			return fmt.Errorf("open approval %s: %d are pending: %w", mine.ID, pending, gate.ErrTooMany)
 		}

@@ -163,6 +163,17 @@ func (s *SQLite) OpenApproval(ctx context.Context, a gate.Approval, maxOpen int)
 		case !errors.Is(err, sql.ErrNoRows):
 			return err
 		}
+		if a.Seen != "" {
+			latest, err := b.approval(`SELECT `+approvalColumns+` FROM approvals
+				WHERE tenant_id = ? AND fingerprint = ? ORDER BY created_at DESC, id DESC LIMIT 1`, a.TenantID, a.Fingerprint)
+			switch {
+			case err == nil && latest.ID != a.Seen:
+				got, isNew = latest, false
+				return nil
+			case err != nil && !errors.Is(err, sql.ErrNoRows):
+				return err
+			}
+		}
 		var pending int
 		if err := b.row(`SELECT count(*) FROM approvals WHERE tenant_id = ? AND state = 'pending'`, []any{a.TenantID}, &pending); err != nil {
 			return err

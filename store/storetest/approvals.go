@@ -514,3 +514,31 @@ func testOutbox(t *testing.T, s *suite) {
 		t.Errorf("%d unrecorded after a failed marking", len(got))
 	}
 }
+
+// An answer that came between looking and opening is not asked for again.
+func testOpenSeen(t *testing.T, s *suite) {
+	open := func(seen string) (gate.Approval, bool) {
+		t.Helper()
+		q := s.question("f")
+		q.Seen = seen
+		got, isNew, err := s.OpenApproval(s.ctx, q, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got, isNew
+	}
+	first, isNew := open(gate.SeenNone)
+	if !isNew {
+		t.Fatal("not opened")
+	}
+	v := gate.Vote{KeyID: "key_h", Decision: gate.DenyIt, Time: first.CreatedAt}
+	if _, err := s.Vote(s.ctx, first.TenantID, first.ID, v, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got, isNew := open(gate.SeenNone); isNew || got.ID != first.ID || got.State != gate.ApprovalDenied {
+		t.Errorf("opened %v: %s is %s", isNew, got.ID, got.State)
+	}
+	if got, isNew := open(first.ID); !isNew || got.ID == first.ID {
+		t.Errorf("opened %v: %s", isNew, got.ID)
+	}
+}

@@ -29,6 +29,7 @@ func Run(t *testing.T, open func(t *testing.T) gate.Store, misuse error) {
 		{"key pages", testKeyPages},
 		{"open", testOpen},
 		{"open concurrently", testOpenConcurrently},
+		{"open, as seen", testOpenSeen},
 		{"vote", testVote},
 		{"vote concurrently", testVoteConcurrently},
 		{"escalate", testEscalate},

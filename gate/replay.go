@@ -1,0 +1,205 @@
+package gate
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/textproto"
+	"sync"
+	"time"
+)
+
+// MaxKept is the largest answer body that is kept for retries, in bytes.
+const MaxKept = 64 << 10
+
+// keepFor is how long an answer is kept; its status alone is kept for longer.
+const (
+	keepFor       = 10 * time.Minute
+	keepStatusFor = 30 * 24 * time.Hour
+)
+
+// After these times a consumed approval no longer answers for its call, and the
+// same call is a new question: it is known to be a repetition only by its
+// idempotency key, and a caller without one may mean a second call.
+const (
+	consumedFor        = 24 * time.Hour
+	consumedForWithKey = keepStatusFor
+)
+
+// essential headers of a kept answer; anything else (cookies above all) is not
+// for a second hearing.
+var essential = []string{
+	"Content-Type", "Content-Encoding", "Content-Language", "Etag", "Last-Modified", "Location", "Retry-After",
+	"Request-Id", "X-Request-Id", "Idempotency-Key", "Original-Request", "Stripe-Version", "X-Github-Request-Id",
+	"Openai-Version", "X-Amzn-Requestid",
+}
+
+// kept is what is sealed. Whole is false where only the status could be kept.
+type kept struct {
+	Status int                 `json:"status"`
+	Whole  bool                `json:"whole"`
+	Header map[string][]string `json:"header,omitempty"`
+	Body   []byte              `json:"body,omitempty"`
+}
+
+// Keeps says that the door should hand the answer over with Answered: the call
+// was approved by a human, and its retries get what it got.
+func (p *Permit) Keeps() bool { return p.gate != nil && p.approval != "" }
+
+// Answered keeps the upstream's answer for retries, sealed. whole says that
+// body is all of it; a body of more than MaxKept is kept as its status only.
+// Call it before Done. header is by canonical MIME name.
+func (p *Permit) Answered(status int, header map[string][]string, body []byte, whole bool) {
+	if !p.Keeps() {
+		return
+	}
+	k := kept{Status: status, Whole: whole && len(body) <= MaxKept}
+	if k.Whole {
+		k.Body, k.Header = body, make(map[string][]string)
+		for _, name := range essential {
+			name = textproto.CanonicalMIMEHeaderKey(name)
+			if v := header[name]; len(v) > 0 {
+				k.Header[name] = v
+			}
+		}
+	}
+	err := p.gate.keep(p.tenant, p.approval+statusOnly, kept{Status: status}, keepStatusFor)
+	if err = errors.Join(err, p.gate.keep(p.tenant, p.approval, k, keepFor)); err != nil {
+		p.gate.Fault("store", fmt.Errorf("keep the answer of approval %s: %w", p.approval, err))
+	}
+}
+
+// statusOnly ends the id under which the status alone is kept.
+const statusOnly = "/status"
+
+func (g *Gate) keep(tenant, approval string, k kept, ttl time.Duration) error {
+	plain, err := json.Marshal(k)
+	if err != nil {
+		return err
+	}
+	aead, err := g.sealer()
+	if err != nil {
+		return err
+	}
+	nonce := make([]byte, aead.NonceSize())
+	if _, err := rand.Read(nonce); err != nil {
+		return err
+	}
+	// Bound to its approval: a row that is moved to another does not open.
+	sealed := aead.Seal(nonce, nonce, plain, []byte(tenant+"\x00"+approval))
+	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+	defer cancel()
+	now := g.now()
+	return g.store.KeepAnswer(ctx, tenant, approval, sealed, now, now.Add(ttl))
+}
+
+func (g *Gate) sealer() (cipher.AEAD, error) {
+	key, err := hkdf.Key(sha256.New, g.redactKey, nil, "actpass kept answers v1", 32)
+	if err != nil {
+		return nil, err
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
+}
+
+func (g *Gate) keptAnswer(ctx context.Context, tenant, id string) (kept, error) {
+	sealed, err := g.store.Answer(ctx, tenant, id, g.now())
+	if err != nil {
+		return kept{}, err
+	}
+	aead, err := g.sealer()
+	if err != nil {
+		return kept{}, err
+	}
+	if len(sealed) < aead.NonceSize() {
+		return kept{}, errors.New("the kept answer is cut off")
+	}
+	plain, err := aead.Open(nil, sealed[:aead.NonceSize()], sealed[aead.NonceSize():], []byte(tenant+"\x00"+id))
+	if err != nil {
+		return kept{}, fmt.Errorf("open the kept answer: %w", err)
+	}
+	var k kept
+	return k, json.Unmarshal(plain, &k)
+}
+
+// flights are the approved calls that are being sent by this process.
+type flights struct {
+	mu sync.Mutex
+	m  map[string]chan struct{}
+}
+
+func (f *flights) start(approval string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.m == nil {
+		f.m = make(map[string]chan struct{})
+	}
+	f.m[approval] = make(chan struct{})
+}
+
+func (f *flights) land(approval string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ch, ok := f.m[approval]; ok {
+		close(ch)
+		delete(f.m, approval)
+	}
+}
+
+// landed is closed when the call of an approval is over; at once when it is not
+// under way here.
+func (f *flights) landed(approval string) <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ch, ok := f.m[approval]; ok {
+		return ch
+	}
+	ch := make(chan struct{})
+	close(ch)
+	return ch
+}
+
+// replay answers another attempt at a call whose approval was used: with the
+// recorded answer where there is one, else with 409. It waits while the one
+// send is under way. held says that this attempt's event stands already.
+func (g *Gate) replay(ctx context.Context, c *call, a Approval, held bool) *Refusal {
+	budget := time.NewTimer(c.rules.Hold)
+	defer budget.Stop()
+	select {
+	case <-g.flying.landed(a.ID):
+	case <-budget.C:
+	case <-ctx.Done():
+	}
+	k, err := g.keptAnswer(ctx, a.TenantID, a.ID)
+	if errors.Is(err, ErrNotFound) {
+		k, err = g.keptAnswer(ctx, a.TenantID, a.ID+statusOnly)
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		g.Fault("store", fmt.Errorf("answer again for approval %s: %w", a.ID, err))
+	}
+	what := "the approval of this exact call was used already: it was sent once, under event " + a.ConsumedBy
+	switch {
+	case err != nil:
+		what += ", and what came of it is not known; find out before you act again"
+	case !k.Whole:
+		what += fmt.Sprintf(", and was answered with status %d; the answer itself is not kept", k.Status)
+	}
+	if err == nil && k.Whole {
+		c.event.Flags = append(c.event.Flags, FlagReplayed)
+	}
+	r := g.refuseApproval(ctx, c, a, 409, ReasonConsumed, what, held)
+	if err == nil && k.Whole && r.Decision.ReasonCode == ReasonConsumed {
+		r.Status = k.Status
+		r.Replay = &Answer{Status: k.Status, Header: k.Header, Body: k.Body}
+	}
+	return r
+}
