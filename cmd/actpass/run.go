@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -183,10 +184,9 @@ func (p *program) child(cmd *cobra.Command, path string, args []string, opt laun
 	return exit.ExitCode(), nil
 }
 
-func isTerminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
+// isTerminal says that f is a terminal: not merely a character device, which
+// /dev/null is too.
+func isTerminal(f *os.File) bool { return isatty.IsTerminal(f.Fd()) }
 
 // summary tells what the command did, and what a stricter mode would have done.
 func (p *program) summary(ctx context.Context, w io.Writer, since time.Time) {
