@@ -214,6 +214,9 @@ var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 func (x *exchange) relay(resp *http.Response) {
 	defer func() { _ = resp.Body.Close() }()
 	x.status = resp.StatusCode
+	if x.permit.Keeps() {
+		x.keep = &keeping{header: resp.Header.Clone()}
+	}
 	h := x.w.Header()
 	copyAnswer(h, resp.Header)
 	x.sign(h)
@@ -267,23 +270,33 @@ func (x *exchange) copyBody(control *http.ResponseController, src io.Reader, len
 	buf, _ := copyBuffers.Get().(*[32 << 10]byte)
 	defer copyBuffers.Put(buf)
 	var sent int64
+	var gone error // why nobody reads any more
 	for {
 		n, err := src.Read(buf[:])
 		if n > 0 {
-			if sent += int64(n); sent == length {
+			sent += int64(n)
+			x.keep.add(buf[:n])
+			if sent == length {
 				x.done(sent, nil)
 			}
-			if _, werr := x.w.Write(buf[:n]); werr != nil {
-				return sent, fmt.Errorf("the client went away: %w", werr)
-			}
-			if sent != length {
-				if ferr := control.Flush(); ferr != nil {
-					return sent, fmt.Errorf("the client went away: %w", ferr)
+			if gone == nil {
+				if _, werr := x.w.Write(buf[:n]); werr != nil {
+					gone = fmt.Errorf("the client went away: %w", werr)
+				} else if sent != length {
+					if ferr := control.Flush(); ferr != nil {
+						gone = fmt.Errorf("the client went away: %w", ferr)
+					}
 				}
+			}
+			if gone != nil && !x.keep.wants() {
+				return sent, gone
 			}
 		}
 		if errors.Is(err, io.EOF) {
-			return sent, nil
+			if x.keep != nil {
+				x.keep.ended = true
+			}
+			return sent, gone
 		}
 		if err != nil {
 			if x.r.Context().Err() != nil {
@@ -295,6 +308,10 @@ func (x *exchange) copyBody(control *http.ResponseController, src io.Reader, len
 }
 
 func (x *exchange) done(sent int64, err error) {
+	if k := x.keep; k != nil {
+		x.keep = nil // done may be called again
+		x.permit.Answered(x.status, k.header, k.body, !k.over && (err == nil || k.ended))
+	}
 	o := gate.Outcome{State: evidence.StateForwarded, Status: x.status, Bytes: sent}
 	if err != nil {
 		o.Error = err.Error()
@@ -302,6 +319,29 @@ func (x *exchange) done(sent int64, err error) {
 	}
 	x.permit.Done(o)
 }
+
+// keeping collects the answer to a call that a human approved, for retries of
+// it. A nil one collects nothing.
+type keeping struct {
+	header http.Header
+	body   []byte
+	over   bool // larger than is kept
+	ended  bool // it is all there, whether or not the client took it
+}
+
+func (k *keeping) add(b []byte) {
+	if k == nil || k.over {
+		return
+	}
+	if k.over = len(k.body)+len(b) > gate.MaxKept; k.over {
+		k.body = nil
+		return
+	}
+	k.body = append(k.body, b...)
+}
+
+// wants says that the rest of the answer is of use even if the client is gone.
+func (k *keeping) wants() bool { return k != nil && !k.over }
 
 // sign puts our headers on an answer.
 func (x *exchange) sign(h http.Header) {

@@ -44,6 +44,7 @@ type exchange struct {
 	body       *body
 	stream     *stream // the body as it is sent, where it streams
 	permit     *gate.Permit
+	keep       *keeping // the answer so far, where retries get it again
 
 	closing  bool // the connection must not be used after this answer
 	wrote    bool // the answer has begun
@@ -173,6 +174,11 @@ func (x *exchange) reject(status int, code, detail string) {
 func (x *exchange) refuse(refusal *gate.Refusal) {
 	if refusal.Shape == "" && isGRPC(x.r.Header) {
 		refusal.Shape = "grpc"
+	}
+	if refusal.Retry {
+		// The client comes back after a pause, and some (stripe-node) drop this answer
+		// unread until then: an open connection would keep such a process from ending.
+		x.closing = true
 	}
 	a := render(refusal)
 	x.decision, x.status, x.note = refusal.Decision, refusal.Status, "refused"

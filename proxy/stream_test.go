@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -54,6 +55,10 @@ func TestAnswersStream(t *testing.T) {
 
 func TestOutcomeStandsWhenTheAnswerIsRead(t *testing.T) {
 	w := newWorld(t)
+	w.on(func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Content-Length", "20000")
+		_, _ = rw.Write(bytes.Repeat([]byte("x"), 20000))
+	})
 	c := w.client()
 	for i := range 50 {
 		if got := w.do(c, "GET", "https://api.test/x", ""); got.status != 200 {
@@ -251,6 +256,8 @@ func TestRefusedGRPC(t *testing.T) {
 func TestApprovedCallIsSentOnce(t *testing.T) {
 	w := newWorld(t, func(w *world, _ *Options) { w.rules.Hold = 5 * time.Second })
 	w.on(func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Request-Id", "req_1")
+		rw.Header().Set("Set-Cookie", "secret=1")
 		_, _ = rw.Write([]byte("refunded"))
 	})
 	const attempts = 5
@@ -283,8 +290,55 @@ func TestApprovedCallIsSentOnce(t *testing.T) {
 	for range attempts {
 		count[<-statuses]++
 	}
-	if count[200] != 1 || w.originReqs.Load() != 1 {
+	if count[200] == 0 || count[200]+count[409] != attempts || w.originReqs.Load() != 1 {
 		t.Errorf("answers %v, %d upstream requests", count, w.originReqs.Load())
+	}
+	// A retry gets what the call got, and says so.
+	got := w.do(w.client("http/1.1"), "POST", "https://api.test/v1/refunds", "amount=9000&charge=ch_1", "Content-Type", formType, "Idempotency-Key", "k1")
+	if got.status != 200 || got.body != "refunded" || got.header.Get("ActPass-Replayed") != "true" || got.header.Get("Request-Id") != "req_1" || got.header.Get("Set-Cookie") != "" {
+		t.Errorf("replay: %d %v %s", got.status, got.header, got.body)
+	}
+	if w.originReqs.Load() != 1 {
+		t.Errorf("%d upstream requests", w.originReqs.Load())
+	}
+}
+
+// The answer to an approved call is kept though its agent did not wait for it.
+func TestApprovedCallOfAnAgentThatLeft(t *testing.T) {
+	w := newWorld(t, func(w *world, _ *Options) { w.rules.Hold = 5 * time.Second })
+	left := make(chan struct{})
+	w.on(func(rw http.ResponseWriter, _ *http.Request) {
+		_ = http.NewResponseController(rw).Flush()
+		<-left
+		for range 3 {
+			_, _ = rw.Write([]byte("refunded "))
+			_ = http.NewResponseController(rw).Flush()
+			time.Sleep(30 * time.Millisecond)
+		}
+	})
+	const body = "amount=9000&charge=ch_1"
+	conn, err := net.Dial("tcp", w.front)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(conn, "POST http://api.test/v1/refunds HTTP/1.1\r\nHost: api.test\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s", formType, len(body), body)
+	waitFor(t, func() bool { return len(w.trail.events(t)) == 1 })
+	list, _, err := w.gate.Approvals(context.Background(), approver, gate.ApprovalQuery{TenantID: "acme"})
+	if err != nil || len(list) != 1 {
+		t.Fatalf("%d approvals, %v", len(list), err)
+	}
+	if _, err := w.gate.Decide(context.Background(), approver, list[0].ID, "approve", "fine", nil); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return w.originReqs.Load() == 1 })
+	_ = conn.(*net.TCPConn).SetLinger(0)
+	_ = conn.Close()
+	time.Sleep(20 * time.Millisecond) // the server notices
+	close(left)
+	waitFor(t, func() bool { return w.trail.last(t).Outcome.State == evidence.StateForwarded })
+	got := w.do(w.client(), "POST", "http://api.test/v1/refunds", body, "Content-Type", formType)
+	if got.status != 200 || got.body != "refunded refunded refunded " || w.originReqs.Load() != 1 {
+		t.Errorf("replay: %d %q, %d upstream requests", got.status, got.body, w.originReqs.Load())
 	}
 }
 

@@ -201,6 +201,37 @@ func TestChunkSyntax(t *testing.T) {
 	}
 }
 
+// A body whose framing turns bad only after its answer was given leaves the
+// lint unsure of where the next request begins: that one is not served.
+func TestLateChunkFault(t *testing.T) {
+	w := newWorld(t)
+	w.on(func(rw http.ResponseWriter, _ *http.Request) {
+		_ = http.NewResponseController(rw).EnableFullDuplex()
+		_, _ = rw.Write([]byte("early"))
+	})
+	conn, err := net.Dial("tcp", w.front)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(3 * time.Second))
+	r := newReader(conn)
+	_, _ = io.WriteString(conn, "PUT http://api.test/x HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	early := make([]byte, 5)
+	if _, err := io.ReadFull(resp.Body, early); err != nil || string(early) != "early" {
+		t.Fatalf("%q %v", early, err)
+	}
+	_, _ = io.WriteString(conn, "3;a=b\r\nabc\r\n0\r\n\r\nGET http://api.test/smuggled HTTP/1.1\r\nHost: api.test\r\n\r\n")
+	rest, _ := io.ReadAll(r)
+	if bytes.Contains(rest, []byte("early")) || w.originReqs.Load() != 1 {
+		t.Errorf("the second request was served: %q", rest)
+	}
+}
+
 func TestPipelinedRequestsKeepTheirOwnFindings(t *testing.T) {
 	w := newWorld(t)
 	conn, err := net.Dial("tcp", w.front)
