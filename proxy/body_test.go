@@ -39,9 +39,21 @@ func TestBodies(t *testing.T) {
 	})
 	t.Run("too large to judge", func(t *testing.T) {
 		w := newWorld(t)
-		got := w.do(w.client("h2"), "POST", "https://api.test/v1/refunds", "amount=1&x="+big, "Content-Type", formType)
-		if got.status != 413 {
-			t.Errorf("%d %s", got.status, got.body)
+		for _, protos := range []string{"http/1.1", "h2"} {
+			got := w.do(w.client(protos), "POST", "https://api.test/v1/refunds", "amount=1&x="+big, "Content-Type", formType)
+			if got.status != 413 {
+				t.Errorf("%s: %d %s", protos, got.status, got.body)
+			}
+		}
+		req, _ := http.NewRequest("POST", "https://api.test/v1/refunds", io.MultiReader(strings.NewReader("amount=1&x="+big)))
+		req.Header.Set("Content-Type", formType)
+		resp, err := w.client("h2").Do(req) // without a length
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != 413 {
+			t.Errorf("chunked: %d", resp.StatusCode)
 		}
 		w.untouched()
 	})

@@ -196,6 +196,42 @@ func TestTunnelIsJudged(t *testing.T) {
 	})
 }
 
+func TestPassthroughPatterns(t *testing.T) {
+	for _, c := range []struct {
+		pattern, host, port string
+		want                bool
+	}{
+		{"a.test", "a.test", "443", true},
+		{"A.test", "a.test", "8443", true},
+		{"a.test:443", "a.test", "8443", false},
+		{"a.test", "b.a.test", "443", false},
+		{"*.a.test", "b.a.test", "443", true},
+		{"*.a.test", "c.b.a.test", "443", false},
+		{"*.a.test", "a.test", "443", false},
+		{"*.a.test", ".a.test", "443", false},
+		{"*.a.test:8443", "b.a.test", "8443", true},
+		{"a.*.test", "a.b.test", "443", true},
+		{"*", "localhost", "443", true},
+		{"*", "a.test", "443", false},
+		{"10.0.0.1", "10.0.0.1", "443", true},
+		{"[2001:db8::1]:443", "2001:db8::1", "443", true},
+	} {
+		g, err := parseHostGlob(c.pattern)
+		if err != nil {
+			t.Errorf("%s: %v", c.pattern, err)
+			continue
+		}
+		if got := g.matches(c.host, c.port); got != c.want {
+			t.Errorf("%s matches %s:%s: %v", c.pattern, c.host, c.port, got)
+		}
+	}
+	for _, bad := range []string{"", "a..test", "a*.test", "**", "{a,b}.test", "user@a.test", "a.test:99999", "a.test:0443", "https://a.test"} {
+		if _, err := parseHostGlob(bad); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+}
+
 func TestOpaqueInsideConnect(t *testing.T) {
 	for name, first := range map[string]string{
 		"ssh": "SSH-2.0-OpenSSH_9.2\r\n", "silence": "", "binary": "\x00\x01\x02", "preface": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "no method": "GE(T / HTTP/1.1\r\n\r\n",
