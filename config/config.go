@@ -39,6 +39,7 @@ type Config struct {
 	Routes   []Route  `yaml:"routes"`
 	Mapping  Mapping  `yaml:"mapping"`
 	Policy   Policy   `yaml:"policy"`
+	Passport Passport `yaml:"passport"`
 	Limits   Limits   `yaml:"limits"`
 	Store    Store    `yaml:"store"`
 	Evidence Evidence `yaml:"evidence"`
@@ -116,6 +117,21 @@ type Policy struct {
 	Default string   `yaml:"default"` // where no rule matches: deny (default), require_approval, allow
 }
 
+// Passport says whose passports are believed. The keys that sign them are in
+// the data directory.
+type Passport struct {
+	// Issuer is iss of the passports that are made and believed here, default
+	// actpass.
+	Issuer string `yaml:"issuer"`
+	// Audience is aud of the passports that are believed here, and of those that
+	// are made without another, default actpass. Sidecars that share keys and must
+	// not accept each other's passports get different ones.
+	Audience string `yaml:"audience"`
+	// File holds one passport for calls to risky tools that present none, as it is
+	// mounted into a pod; read again when it changes. Not used by the API.
+	File string `yaml:"file"`
+}
+
 // Limits bound what one call, and all of them, may cost.
 type Limits struct {
 	MaxInspectBytes Size     `yaml:"max_inspect_bytes"` // of a body that is read before deciding, default 1MiB
@@ -154,6 +170,7 @@ func Default() *Config {
 		Upstream:  Upstream{ResponseTimeout: Duration(10 * time.Minute), ConnectTimeout: Duration(10 * time.Second)},
 		Mapping:   Mapping{Unmapped: "generic"},
 		Policy:    Policy{Default: "deny"},
+		Passport:  Passport{Issuer: "actpass", Audience: "actpass"},
 		Limits:    Limits{MaxInspectBytes: 1 << 20, Hold: Duration(50 * time.Second), MaxHolds: 10000},
 		Store:     Store{Driver: "sqlite"},
 		Evidence:  Evidence{Durability: "sync"},

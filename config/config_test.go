@@ -40,7 +40,7 @@ func TestExampleEqualsDefaults(t *testing.T) {
 	}
 	d := Default()
 	if c.Mode != d.Mode || c.DataDir != d.DataDir || c.Listen != d.Listen || c.Limits != d.Limits || c.Evidence != d.Evidence ||
-		c.Log != d.Log || c.Store != d.Store || c.Policy.Default != d.Policy.Default || c.Mapping.Unmapped != d.Mapping.Unmapped ||
+		c.Log != d.Log || c.Passport != d.Passport || c.Store != d.Store || c.Policy.Default != d.Policy.Default || c.Mapping.Unmapped != d.Mapping.Unmapped ||
 		c.Upstream.ConnectTimeout != d.Upstream.ConnectTimeout || c.Upstream.ResponseTimeout != d.Upstream.ResponseTimeout {
 		t.Errorf("the example says it shows the defaults, and does not:\n%+v\n%+v", c, d)
 	}
@@ -90,6 +90,8 @@ func TestFaults(t *testing.T) {
 		{"env value", "mode: monitor\n", []string{"ACTPASS_MODE=loud"}, []string{"environment variable ACTPASS_MODE: `mode` must be one of"}},
 		{"env misspelt", "mode: monitor\n", []string{"ACTPASS_MOED=enforce"}, []string{"ACTPASS_MOED: is not a setting: did you mean `ACTPASS_MODE`?"}},
 		{"cidr", "upstream: {allow_private: [10.0.0.0/99]}\n", nil, []string{"config.yaml:1:28: \"10.0.0.0/99\" is not a CIDR"}},
+		{"issuer", "passport: {issuer: \"\"}\n", nil, []string{"config.yaml:1:20: `passport.issuer` must have 1 to 256"}},
+		{"audience", "passport: {audience: \"a b\"}\n", nil, []string{"`passport.audience` must have 1 to 256"}},
 		{"pack", "mapping: {packs: [strip]}\n", nil, []string{"strip"}},
 		{"connect_to", "upstream: {connect_to: [{host: a.b, port: 0, address: x}]}\n", nil, []string{"`upstream.connect_to[0].port`", "`upstream.connect_to[0].address`"}},
 	}

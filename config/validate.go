@@ -97,6 +97,11 @@ func (c *Config) validate(file string, faults *strictyaml.Faults) {
 	if c.Identity.AgentID == "" || len(c.Identity.AgentID) > 128 {
 		faults.Addf(at("identity.agent_id"), "`identity.agent_id` must have 1 to 128 characters")
 	}
+	for _, v := range []struct{ path, value string }{{"passport.issuer", c.Passport.Issuer}, {"passport.audience", c.Passport.Audience}} {
+		if v.value == "" || len(v.value) > 256 || strings.IndexFunc(v.value, func(r rune) bool { return r <= ' ' || r > '~' }) >= 0 {
+			faults.Addf(at(v.path), "`%s` must have 1 to 256 visible ASCII characters, such as actpass or https://actpass.example.com", v.path)
+		}
+	}
 	if c.DataDir == "" {
 		faults.Addf(at("data_dir"), "`data_dir` must name a directory")
 	}
