@@ -41,6 +41,7 @@ func readAWSQuery(in *input) {
 	delete(args, "Action")
 	nested := in.undot(args)
 	nested["action"] = action
+	in.rule = in.m.Rule.caseOf(action)
 	in.add(nested, true)
 }
 
@@ -119,7 +120,9 @@ func readAWSJSON(in *input) {
 		in.flag(ClassDuplicate, "the body has a member action, which X-Amz-Target gives")
 	}
 	if len(targets) > 0 {
-		args["action"] = targets[0][strings.LastIndexByte(targets[0], '.')+1:]
+		action := targets[0][strings.LastIndexByte(targets[0], '.')+1:]
+		args["action"] = action
+		in.rule = in.m.Rule.caseOf(action)
 	}
 	in.add(args, false)
 }

@@ -60,13 +60,18 @@ func (in *input) graphql(msg map[string]any) {
 		}
 	}
 	args := map[string]any{"operation": "", "type": "", "fields": []any{}, "variables": map[string]any{}}
-	if err := in.operation(msg, args); err != nil {
+	w, err := in.operation(msg, args)
+	if err != nil {
 		in.flag(ClassBody, "the GraphQL request cannot be judged: %v", err)
 	}
 	if in.m.Method != "POST" && args["type"] != "query" {
 		in.flag(ClassMethod, "a %s request carries a GraphQL operation that is no query", in.m.Method)
 	}
-	in.add(args, false)
+	if err != nil || len(in.m.Rule.cases) == 0 || len(w.fields) == 0 {
+		in.add(args, false)
+		return
+	}
+	in.rootCalls(w, args)
 }
 
 func (in *input) variantOf(k string, names ...string) {
@@ -78,31 +83,31 @@ func (in *input) variantOf(k string, names ...string) {
 }
 
 // operation fills args with what one request asks for.
-func (in *input) operation(msg, args map[string]any) error {
+func (in *input) operation(msg, args map[string]any) (w rootFields, err error) {
 	switch vars := msg["variables"].(type) {
 	case nil:
 	case map[string]any:
 		args["variables"] = vars
 	default:
-		return fmt.Errorf("its variables are no object")
+		return w, fmt.Errorf("its variables are no object")
 	}
 	text, ok := msg["query"].(string)
 	if !ok || text == "" {
-		return fmt.Errorf("it holds no query text (a persisted query is known to the server alone)")
+		return w, fmt.Errorf("it holds no query text (a persisted query is known to the server alone)")
 	}
 	doc, err := parser.ParseQueryWithTokenLimit(&ast.Source{Input: text}, maxTokens)
 	if err != nil {
-		return fmt.Errorf("its query does not parse within %d tokens", maxTokens)
+		return w, fmt.Errorf("its query does not parse within %d tokens", maxTokens)
 	}
 	name, named := msg["operationName"].(string)
 	if msg["operationName"] != nil && !named {
-		return fmt.Errorf("its operationName is no text")
+		return w, fmt.Errorf("its operationName is no text")
 	}
 	var op *ast.OperationDefinition
 	seen := make(map[string]bool)
 	for _, o := range doc.Operations {
 		if seen[o.Name] {
-			return fmt.Errorf("it has two operations of one name")
+			return w, fmt.Errorf("it has two operations of one name")
 		}
 		seen[o.Name] = true
 		if o.Name == name || name == "" && len(doc.Operations) == 1 {
@@ -111,22 +116,22 @@ func (in *input) operation(msg, args map[string]any) error {
 	}
 	switch {
 	case op == nil && len(doc.Operations) > 1 && name == "":
-		return fmt.Errorf("it has several operations and says not which to run")
+		return w, fmt.Errorf("it has several operations and says not which to run")
 	case op == nil:
-		return fmt.Errorf("it has no operation %s", show(name))
+		return w, fmt.Errorf("it has no operation %s", show(name))
 	case name == "" && len(doc.Operations) > 1:
-		return fmt.Errorf("it has several operations, one without a name, and says not which to run")
+		return w, fmt.Errorf("it has several operations, one without a name, and says not which to run")
 	}
 	fragments := make(map[string]*ast.FragmentDefinition)
 	for _, f := range doc.Fragments {
 		if fragments[f.Name] != nil {
-			return fmt.Errorf("it has two fragments of one name")
+			return w, fmt.Errorf("it has two fragments of one name")
 		}
 		fragments[f.Name] = f
 	}
-	w := rootFields{fragments: fragments, spread: make(map[string]bool)}
+	w = rootFields{op: op, fragments: fragments, spread: make(map[string]bool)}
 	if err := w.walk(op.SelectionSet, 0); err != nil {
-		return err
+		return w, err
 	}
 	args["operation"], args["type"] = op.Name, string(op.Operation)
 	list := make([]any, len(w.names))
@@ -134,13 +139,15 @@ func (in *input) operation(msg, args map[string]any) error {
 		list[i] = n
 	}
 	args["fields"] = list
-	return nil
+	return w, nil
 }
 
 type rootFields struct {
+	op        *ast.OperationDefinition
 	fragments map[string]*ast.FragmentDefinition
 	spread    map[string]bool
-	names     []string
+	names     []string     // each once
+	fields    []*ast.Field // each time that it stands there
 }
 
 func (w *rootFields) walk(set ast.SelectionSet, depth int) error {
@@ -150,10 +157,11 @@ func (w *rootFields) walk(set ast.SelectionSet, depth int) error {
 	for _, s := range set {
 		switch x := s.(type) {
 		case *ast.Field:
+			if len(w.fields) == maxRootFields {
+				return fmt.Errorf("it has more than %d root fields", maxRootFields)
+			}
+			w.fields = append(w.fields, x)
 			if !slices.Contains(w.names, x.Name) {
-				if len(w.names) == maxRootFields {
-					return fmt.Errorf("it has more than %d root fields", maxRootFields)
-				}
 				w.names = append(w.names, x.Name)
 			}
 		case *ast.InlineFragment:

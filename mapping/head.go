@@ -200,7 +200,7 @@ func (m *Match) path(raw, override string) {
 }
 
 func (m *Match) lookUp(method string, segs []string, empty, fold bool) (entry, bool) {
-	return m.set.index.find(m.Scheme, m.Host, m.Port, method, m.req.Header, segs, empty, fold)
+	return m.set.index.find(m.Scheme, m.Host, m.Port, method, m.req.Header, m.query, segs, empty, fold)
 }
 
 // take makes e the match's rule.
@@ -213,6 +213,9 @@ func (m *Match) take(e entry, segs []string) {
 		}
 		if !capture(e.pattern, segs, m.params) {
 			clear(m.params)
+		}
+		if e.host != nil {
+			e.host.capture(m.Host, m.params)
 		}
 	}
 }
@@ -313,6 +316,11 @@ func (m *Match) judgeRule() {
 			default:
 				m.flag(ambiguity(ClassHeader, "the header %s stands %d times, and the rule goes by it", name, len(m.req.Header[name])))
 			}
+		}
+	}
+	for i := range r.query {
+		if values, twice := m.query[r.query[i].name].([]any); twice {
+			m.flag(ambiguity(ClassDuplicate, "the query has %s %d times, and the rule goes by it", show(r.query[i].name), len(values)))
 		}
 	}
 	for _, t := range r.resource {

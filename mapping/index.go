@@ -15,7 +15,8 @@ import (
 type entry struct {
 	rule    *Rule
 	pattern []segment
-	segs    []string // the reading that found it, where that is not the plain one
+	host    *hostPattern // nil: it names no label
+	segs    []string     // the reading that found it, where that is not the plain one
 }
 
 type node struct {
@@ -102,8 +103,8 @@ func (h *hostIndex) site(p hostPattern) *site {
 	return s
 }
 
-func (s *site) add(r *Rule, pattern []segment) {
-	s.exact.insert(entry{rule: r, pattern: pattern}, pattern)
+func (s *site) add(r *Rule, pattern []segment, host *hostPattern) {
+	s.exact.insert(entry{rule: r, pattern: pattern, host: host}, pattern)
 	lower := make([]segment, len(pattern))
 	for i, g := range pattern {
 		lower[i] = g.lower()
@@ -111,7 +112,7 @@ func (s *site) add(r *Rule, pattern []segment) {
 			s.upper = true
 		}
 	}
-	s.fold.insert(entry{rule: r, pattern: lower}, lower)
+	s.fold.insert(entry{rule: r, pattern: lower, host: host}, lower)
 }
 
 func (n *node) insert(e entry, rest []segment) {
@@ -159,6 +160,7 @@ func (n *node) insert(e entry, rest []segment) {
 type search struct {
 	method string
 	header map[string][]string
+	query  map[string]any
 	segs   []string
 	empty  bool // empty segments may be matched by ** and {name}
 	best   entry
@@ -171,7 +173,7 @@ func (q *search) take(list []entry) {
 		if r.order >= q.order {
 			return // lists are in order
 		}
-		if r.acceptsMethod(q.method) && r.acceptsHeaders(q.header) {
+		if r.acceptsMethod(q.method) && r.acceptsHeaders(q.header) && r.acceptsQuery(q.query) {
 			q.best, q.order = list[i], r.order
 			return
 		}
@@ -277,11 +279,11 @@ func isIP(host string) bool {
 
 // find gives the first rule for a canonical head, and its entry. fold looks for
 // the paths in lower case.
-func (h *hostIndex) find(scheme, host, port, method string, header map[string][]string, segs []string, empty, fold bool) (entry, bool) {
+func (h *hostIndex) find(scheme, host, port, method string, header map[string][]string, query map[string]any, segs []string, empty, fold bool) (entry, bool) {
 	if host == "" {
 		return entry{}, false
 	}
-	q := search{method: method, header: header, segs: segs, empty: empty, order: int(^uint(0) >> 1)}
+	q := search{method: method, header: header, query: query, segs: segs, empty: empty, order: int(^uint(0) >> 1)}
 	h.sites(scheme, host, port, func(s *site) {
 		if fold {
 			q.walk(s.fold, 0)

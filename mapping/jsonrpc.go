@@ -137,7 +137,9 @@ func (in *input) request(method string, params any) {
 			in.flag(ClassDuplicate, "the params have a member rpc_method")
 		}
 		args["rpc_method"] = method
+		in.rule = in.m.Rule.caseOf(method)
 		in.add(args, false)
+		in.rule = in.m.Rule
 		return
 	}
 	if method == "tools/call" {

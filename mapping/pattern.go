@@ -3,6 +3,7 @@ package mapping
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -30,7 +31,7 @@ const (
 	segAny                 // * or {name}: one non-empty segment
 	segAffix               // prefix{name}suffix
 	segGlob                // a*, [ab]?
-	segDeep                // **
+	segDeep                // ** or {name...}
 )
 
 // match says whether the segment matches s; segDeep is its caller's business.
@@ -118,6 +119,10 @@ func compileSegments(path string) ([]segment, error) {
 		case p == "." || p == "..":
 			return nil, errors.New("has a dot segment: no request matches it")
 		case g.kind == segDeep:
+			if names[g.name] && g.name != "" {
+				return nil, fmt.Errorf("names the segment {%s} twice", g.name)
+			}
+			names[g.name] = true
 			if deep++; deep > 2 {
 				return nil, errors.New("has more than two `**`")
 			}
@@ -148,6 +153,12 @@ func compileSegment(p string) (segment, error) {
 			return segment{}, errors.New("has an unbalanced brace")
 		}
 		g := segment{kind: segAffix, prefix: p[:open], suffix: p[end+1:], name: p[open+1 : end]}
+		if name, deep := strings.CutSuffix(g.name, "..."); deep {
+			if !identifier(name) || g.prefix != "" || g.suffix != "" {
+				return segment{}, errors.New("has a `{name...}` that is no whole segment with a name")
+			}
+			return segment{kind: segDeep, name: name}, nil
+		}
 		if !identifier(g.name) {
 			return segment{}, fmt.Errorf("names a segment {%s}: a name has letters, digits and _", g.name)
 		}
@@ -252,6 +263,9 @@ func capture(pattern []segment, segs []string, into map[string]string) bool {
 			rest := pattern[i+1:]
 			for n := len(segs); n >= i; n-- { // longest first; a name is in rest at a fixed distance from the end
 				if capture(rest, segs[n:], into) {
+					if g.name != "" {
+						into[g.name] = strings.Join(segs[i:n], "/")
+					}
 					return true
 				}
 			}
@@ -275,6 +289,7 @@ type hostPattern struct {
 	labels []segment // in the order of writing
 	exact  string    // no wildcard: the canonical host
 	port   string    // "": the scheme's own
+	names  []string  // of labels
 }
 
 func (h *hostPattern) key() string {
@@ -304,7 +319,7 @@ func compileHost(s string) (hostPattern, error) {
 		}
 		return p, nil
 	}
-	if len(s) > 253 || strings.ContainsAny(s, "{}[]\\/@% ") || !ascii(s) {
+	if len(s) > 253 || strings.ContainsAny(s, "[]\\/@%, ") || !ascii(s) {
 		return hostPattern{}, errors.New("is not a host pattern: write labels, `*` for a label or a part of one, and at most a port")
 	}
 	var p hostPattern
@@ -324,9 +339,27 @@ func compileHost(s string) (hostPattern, error) {
 		}
 		g, err := compileSegment(label)
 		if err != nil || g.kind == segDeep {
-			return hostPattern{}, errors.New("matches label by label: `*` is one label or a part of one, `**` is nothing")
+			return hostPattern{}, errors.New("matches label by label: `*` is one label or a part of one, `{name}` the same with a name, `**` is nothing")
+		}
+		if g.name != "" {
+			if slices.Contains(p.names, g.name) {
+				return hostPattern{}, fmt.Errorf("names the label {%s} twice", g.name)
+			}
+			p.names = append(p.names, g.name)
 		}
 		p.labels = append(p.labels, g)
 	}
 	return p, nil
+}
+
+// capture gives the values of the named labels of a host that matches.
+func (h *hostPattern) capture(host string, into map[string]string) {
+	for i := range h.labels {
+		g := &h.labels[i]
+		label, rest, _ := strings.Cut(host, ".")
+		if n := len(g.prefix) + len(g.suffix); g.name != "" && len(label) >= n {
+			into[g.name] = label[len(g.prefix) : len(label)-len(g.suffix)]
+		}
+		host = rest
+	}
 }

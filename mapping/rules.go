@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"bytes"
+	"maps"
 	"slices"
 	"strings"
 
@@ -33,6 +34,7 @@ type ruleDecl struct {
 	Errors   strictyaml.Val[string]   `yaml:"errors"`
 	MCP      strictyaml.Val[string]   `yaml:"mcp"`
 	Quirks   []strictyaml.Val[string] `yaml:"quirks"`
+	Cases    []caseDecl               `yaml:"cases"`
 }
 
 type matchDecl struct {
@@ -41,6 +43,7 @@ type matchDecl struct {
 	Methods []strictyaml.Val[string] `yaml:"methods"`
 	Path    strictyaml.Val[string]   `yaml:"path"`
 	Headers map[string]string        `yaml:"headers"`
+	Query   map[string]string        `yaml:"query"`
 }
 
 type argDecl struct {
@@ -216,6 +219,7 @@ func (c *compiler) rule(f *ruleFile, d *ruleDecl, shared []Arg, seen map[string]
 		}
 		r.resource = append(r.resource, tpl)
 	}
+	c.cases(r, d, kindName, shared)
 }
 
 func (c *compiler) mcp(r *Rule, d *ruleDecl) {
@@ -262,23 +266,19 @@ func (c *compiler) match(f *ruleFile, d *ruleDecl, r *Rule, seen map[string]map[
 		}
 		r.methods = append(r.methods, v.V)
 	}
-	names := make([]string, 0, len(m.Headers))
-	for name := range m.Headers {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		glob := m.Headers[name]
+	for _, name := range slices.Sorted(maps.Keys(m.Headers)) {
 		if !token(name) || canonicalHeader(name) == "Host" {
 			c.faults.Addf(m.At, "`headers`: %s cannot be matched", show(name))
 			continue
 		}
-		alternatives, err := expandBraces(glob)
-		if err != nil || glob == "" || len(glob) > maxPattern || strings.Contains(glob, "**") || !doublestar.ValidatePattern(glob) || len(alternatives) > maxAlternatives {
-			c.faults.Addf(m.At, "`headers.%s`: the glob %s is not valid", name, show(glob))
+		r.headers = c.valueGlob(m, r.headers, "headers", canonicalHeader(name), m.Headers[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Query)) {
+		if name == "" || len(name) > 256 {
+			c.faults.Addf(m.At, "`query`: %s cannot be matched", show(name))
 			continue
 		}
-		r.headers = append(r.headers, headerMatch{canonicalHeader(name), glob, !strings.ContainsAny(glob, "*?[]{}\\")})
+		r.query = c.valueGlob(m, r.query, "query", name, m.Query[name])
 	}
 
 	hosts := m.Host
@@ -313,6 +313,19 @@ func (c *compiler) match(f *ruleFile, d *ruleDecl, r *Rule, seen map[string]map[
 			if g.name != "" && !slices.Contains(r.names, g.name) {
 				r.names = append(r.names, g.name)
 			}
+			if g.name != "" && g.kind == segDeep && !slices.Contains(r.deep, g.name) {
+				r.deep = append(r.deep, g.name)
+			}
+		}
+	}
+	ofPath := len(r.names)
+	for i, h := range hostPatterns {
+		for _, name := range h.names {
+			if slices.Contains(r.names[:ofPath], name) {
+				c.faults.Addf(hosts[i].Pos, "names the label {%s}, and so does the path name a segment", name)
+			} else if !slices.Contains(r.names, name) {
+				r.names = append(r.names, name)
+			}
 		}
 	}
 	if first := c.shadowed(r, hostPatterns, paths, seen); first > 0 {
@@ -323,8 +336,12 @@ func (c *compiler) match(f *ruleFile, d *ruleDecl, r *Rule, seen map[string]map[
 	}
 	for _, h := range hostPatterns {
 		s := c.set.index.site(h)
+		named := &h
+		if len(h.names) == 0 {
+			named = nil
+		}
 		for _, p := range paths {
-			s.add(r, p)
+			s.add(r, p, named)
 		}
 	}
 	return r.methods
@@ -348,6 +365,9 @@ func (c *compiler) shadowed(r *Rule, hosts []hostPattern, paths [][]segment, see
 			}
 			for _, hm := range r.headers {
 				b.WriteString("\n" + hm.name + ":" + hm.pattern)
+			}
+			for _, qm := range r.query {
+				b.WriteString("\n?" + qm.name + "=" + qm.pattern)
 			}
 			taken := seen[b.String()]
 			if taken == nil {
@@ -390,6 +410,41 @@ func (r *Rule) acceptsHeaders(header map[string][]string) bool {
 		}
 	}
 	return true
+}
+
+// acceptsQuery takes any one of several values, as acceptsHeaders does; `*`
+// alone also takes none.
+func (r *Rule) acceptsQuery(query map[string]any) bool {
+	for i := range r.query {
+		q := &r.query[i]
+		accepts := func(v any) bool {
+			s, _ := v.(string)
+			return q.pattern == "*" || s == q.pattern || !q.literal && doublestar.MatchUnvalidated(q.pattern, s)
+		}
+		switch v := query[q.name].(type) {
+		case string:
+			if !accepts(v) {
+				return false
+			}
+		case []any:
+			if !slices.ContainsFunc(v, accepts) {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// valueGlob adds a condition on a header or a query parameter.
+func (c *compiler) valueGlob(m *matchDecl, into []headerMatch, key, name, glob string) []headerMatch {
+	alternatives, err := expandBraces(glob)
+	if err != nil || glob == "" || len(glob) > maxPattern || strings.Contains(glob, "**") || !doublestar.ValidatePattern(glob) || len(alternatives) > maxAlternatives {
+		c.faults.Addf(m.At, "`%s.%s`: the glob %s is not valid", key, name, show(glob))
+		return into
+	}
+	return append(into, headerMatch{name, glob, !strings.ContainsAny(glob, "*?[]{}\\")})
 }
 
 func (c *compiler) declared(decls []argDecl, required bool, into []Arg) []Arg {

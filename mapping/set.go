@@ -22,7 +22,10 @@ type Rule struct {
 	order         int // its number over all sources
 	methods       []string
 	headers       []headerMatch
-	names         []string // of path segments
+	query         []headerMatch
+	cases         []ruleCase
+	names         []string // of path segments and host labels
+	deep          []string // those of names that stand for any number of segments
 	kind          *kind
 	mcp           string
 	shape         string

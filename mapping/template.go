@@ -14,6 +14,7 @@ type part struct {
 	literal string
 	space   string   // "": literal; args, path, query, header, host
 	path    []string // below the space
+	deep    bool     // a `{name...}` of the path
 }
 
 func compileTemplate(s string, r *Rule) (template, error) {
@@ -72,7 +73,7 @@ func reference(ref string, r *Rule) (part, error) {
 		if !slices.Contains(r.names, name) {
 			return part{}, fmt.Errorf("refers to {%s}, and the path names no {%s}", ref, name)
 		}
-		return part{space: space, path: []string{name}}, nil
+		return part{space: space, path: []string{name}, deep: slices.Contains(r.deep, name)}, nil
 	case "query":
 		return part{space: space, path: []string{name}}, nil
 	case "header":
@@ -111,6 +112,17 @@ func (t template) render(m *Match, c *Call) (string, bool) {
 		if v == "" {
 			complete = false
 			b.WriteByte('-')
+			continue
+		}
+		if p.deep {
+			// What `{name...}` stands for is a path again: /a%2Fb and /a/b name one
+			// thing to the servers that have such paths.
+			for i, seg := range strings.Split(v, "/") {
+				if i > 0 {
+					b.WriteByte('/')
+				}
+				escapeValue(&b, seg)
+			}
 			continue
 		}
 		escapeValue(&b, v)

@@ -90,7 +90,7 @@ type toolInfo struct {
 // The tools of MCP servers are apart, by server.
 func gatherTools(rules []*Rule) (tools, servers map[string]*toolInfo) {
 	tools, servers = make(map[string]*toolInfo), make(map[string]*toolInfo)
-	for _, r := range rules {
+	for _, r := range withCases(rules) {
 		into, key := tools, r.Tool
 		if r.mcp != "" {
 			// The messages that call no tool go by the rule's own name; what is
