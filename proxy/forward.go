@@ -220,6 +220,7 @@ func (x *exchange) relay(resp *http.Response) {
 	h := x.w.Header()
 	copyAnswer(h, resp.Header)
 	x.sign(h)
+	dropOurs(resp.Trailer)
 	announced := len(resp.Trailer)
 	if announced > 0 {
 		names := make([]string, 0, announced)
@@ -251,6 +252,7 @@ func (x *exchange) relay(resp *http.Response) {
 		x.done(sent, err)
 		panic(http.ErrAbortHandler) // the agent must not take a part for the whole
 	}
+	dropOurs(resp.Trailer) // trailers need not be announced
 	if len(resp.Trailer) > 0 {
 		_ = control.Flush() // settles on chunks, so that there is room for trailers
 		prefix := ""

@@ -116,10 +116,9 @@ func copyAnswer(dst, src http.Header) {
 		}
 	}
 	for name, values := range src {
-		if len(name) >= 8 && strings.EqualFold(name[:8], "actpass-") {
-			continue
+		if !isOurs(name) {
+			dst[name] = values
 		}
-		dst[name] = values
 	}
 	for _, name := range hopByHop {
 		delete(dst, name)
@@ -130,6 +129,18 @@ func copyAnswer(dst, src http.Header) {
 	}
 	if _, ok := dst["Date"]; !ok {
 		dst["Date"] = nil
+	}
+}
+
+// isOurs says whether a header or trailer is one that only the sidecar may say.
+func isOurs(name string) bool { return len(name) >= 8 && strings.EqualFold(name[:8], "actpass-") }
+
+// dropOurs removes from an upstream's trailers what only the sidecar may say.
+func dropOurs(h http.Header) {
+	for name := range h {
+		if isOurs(name) {
+			delete(h, name)
+		}
 	}
 }
 
