@@ -177,6 +177,14 @@ func TestNoTunnelInsideATunnel(t *testing.T) {
 			return dialH1(t, sc.revers).ask(raw, "GET")
 		})
 	}
+	for what, header := range map[string]string{
+		"a body": "Content-Length: 5\r\n\r\nhello", "a chunked body": "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "two Hosts": "Host: evil.example:443\r\n\r\n",
+		"a folded line": "X-A: b\r\n c\r\n\r\n", "a bare LF": "X-A: b\n\r\n", "nominated": "X-A: b\r\nConnection: X-A\r\n\r\n", "an upgrade": "Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+	} {
+		u.refuses(t, "CONNECT with "+what, []int{400, 421}, func() (reply, error) {
+			return dialH1(t, sc.proxy).ask([]byte("CONNECT api.stripe.com:443 HTTP/1.1\r\nHost: api.stripe.com:443\r\n"+header), "CONNECT")
+		})
+	}
 	h2c := func() *h2 { return newH2(t, sc.insideTLS(t, "api.stripe.com", "h2")) }
 	for what, fields := range map[string][][2]string{
 		"CONNECT":          {{":method", "CONNECT"}, {":authority", "evil.example:443"}},
@@ -296,7 +304,12 @@ func TestAnswersAreHandedBack(t *testing.T) {
 		h.Set("Connection", "X-Secret")
 		h.Set("X-Secret", "1")
 		h.Set("Proxy-Authenticate", "Basic")
+		h.Set("Trailer", "ActPass-Decision, X-Checksum")
 		w.WriteHeader(http.StatusTemporaryRedirect)
+		_, _ = w.Write([]byte("moved"))
+		h.Set("ActPass-Decision", "deny")
+		h.Set("X-Checksum", "1")
+		h.Set(http.TrailerPrefix+"ActPass-Evidence", "ev_forged")
 	})
 	for name, f := range map[string]func() (reply, error){
 		"forward": func() (reply, error) {
@@ -325,6 +338,17 @@ func TestAnswersAreHandedBack(t *testing.T) {
 		}
 		if e := r.header.Values("ActPass-Evidence"); len(e) != 1 || !strings.HasPrefix(e[0], "ev_0") {
 			t.Errorf("%s: events %q", name, e)
+		}
+		if v := r.header.Get("Trailer"); strings.Contains(strings.ToLower(v), "actpass") {
+			t.Errorf("%s: announces the trailer %s", name, v)
+		}
+		for _, tr := range r.trailer {
+			if strings.HasPrefix(strings.ToLower(tr), "actpass") {
+				t.Errorf("%s: the trailer %s is forged", name, tr)
+			}
+		}
+		if !slices.Contains(r.trailer, "X-Checksum") {
+			t.Errorf("%s: the upstream's own trailer is lost: %q", name, r.trailer)
 		}
 		for _, gone := range []string{"ActPass-Approval", "Alt-Svc", "X-Secret", "Proxy-Authenticate"} {
 			if v := r.header.Get(gone); v != "" {

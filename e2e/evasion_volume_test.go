@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 // memory is the resident set of the sidecar in KiB, and its open files.
@@ -142,4 +144,56 @@ func TestSlowHeadsAreCut(t *testing.T) {
 func half(c net.Conn, s string) net.Conn {
 	_, _ = io.WriteString(c, s)
 	return c
+}
+
+// Streams that are opened and reset as fast as can be (CVE-2023-44487) are
+// bounded, and each that was judged has an outcome.
+func TestRapidReset(t *testing.T) {
+	sc, u := enforcing(t)
+	before, _ := sc.memory(t)
+	var wg sync.WaitGroup
+	for range 4 {
+		c := newH2(t, sc.insideTLS(t, "api.stripe.com", "h2"))
+		_ = c.SetDeadline(time.Now().Add(patience))
+		wg.Go(func() {
+			defer c.Close()
+			for i := range 1500 {
+				if c.headers(c.next, pseudo("GET", "api.stripe.com", goodPath), true) != nil {
+					return // the server had enough
+				}
+				if c.framer.WriteRSTStream(c.next, http2.ErrCodeCancel) != nil {
+					return
+				}
+				c.next += 2
+				if i%200 == 199 {
+					time.Sleep(5 * time.Millisecond)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if r, err := dialH1(t, sc.proxy).ask(request("GET", "http://api.stripe.com"+goodPath, "api.stripe.com", ""), "GET"); err != nil || r.status != 200 {
+		t.Errorf("the good call after it: %s %v", r, err)
+	}
+	after, _ := sc.memory(t)
+	if after-before > 64<<10 {
+		t.Errorf("%d KiB, and it was %d", after, before)
+	}
+	deadline := time.Now().Add(patience)
+	for {
+		pending, events := 0, sc.events()
+		for _, e := range events {
+			if e.Outcome.State == "pending" {
+				pending++
+			}
+		}
+		if pending == 0 {
+			t.Logf("%d of 6,000 streams were judged, %d reached the upstream; %d KiB more", len(events), len(u.requestsSeen()), after-before)
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d calls have no outcome", pending, len(events))
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }

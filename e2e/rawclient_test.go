@@ -23,12 +23,13 @@ const patience = 15 * time.Second
 
 // reply is what came back for one request, as it stood on the wire.
 type reply struct {
-	status int
-	header http.Header
-	body   []byte
-	closes bool   // the connection is not to be used again
-	reset  string // HTTP/2: the stream was reset, and why
-	gone   bool   // the connection was closed without an answer
+	status  int
+	header  http.Header
+	body    []byte
+	trailer []string // names
+	closes  bool     // the connection is not to be used again
+	reset   string   // HTTP/2: the stream was reset, and why
+	gone    bool     // the connection was closed without an answer
 }
 
 func (r reply) String() string {
@@ -115,6 +116,9 @@ func (c *h1) answer(method string) (reply, error) {
 			return r, nil
 		}
 		r.body, err = io.ReadAll(resp.Body)
+		for name := range resp.Trailer {
+			r.trailer = append(r.trailer, name)
+		}
 		return r, err
 	}
 }
@@ -269,7 +273,12 @@ func (h *h2) ask(fields [][2]string, body []byte, trailer ...[2]string) (reply, 
 			if f.StreamID != id {
 				continue
 			}
+			trailing := rep.status != 0
 			for _, hf := range f.Fields {
+				if trailing {
+					rep.trailer = append(rep.trailer, http.CanonicalHeaderKey(hf.Name))
+					continue
+				}
 				if hf.Name == ":status" {
 					_, _ = fmt.Sscan(hf.Value, &rep.status)
 					continue
