@@ -23,8 +23,9 @@ type doorway struct {
 	scheme     string // "https", or "http" where the client spoke plain HTTP
 	authority  string // the CONNECT target as sent
 	host, port string // canonical
-	identity   gate.Identity
-	known      bool // identity holds; the request brings none of its own
+	identity   gate.Identity // of the CONNECT
+	known      bool          // the CONNECT said who calls; the requests inside do not
+	auth       []string      // its Proxy-Authorization
 	findings   []mapping.Ambiguity
 }
 

@@ -12,11 +12,12 @@ import (
 	"github.com/actpass/sidecar/mapping"
 )
 
-// identify finds out who calls. It answers false when it has refused.
+// identify finds out who calls. It answers false when it has refused. Inside a
+// CONNECT the credentials are the CONNECT's, and are looked at again for each
+// call: a key that is revoked must not live on in the tunnels that it opened.
 func (x *exchange) identify(auth []string) bool {
 	if x.conn.known {
-		x.req.Identity = x.conn.identity
-		return true
+		auth = x.conn.auth
 	}
 	id, finding, refusal := x.s.identify(x.r.Context(), x.req, auth)
 	if refusal != nil {

@@ -87,6 +87,7 @@ func (s *Server) serveConnect(client *peekedConn, c *connecting) {
 		return
 	}
 	req.Identity = id
+	inside := req.Findings // what is found in the credentials is found again by each call
 	if finding != nil {
 		req.Findings = append(req.Findings, *finding)
 	}
@@ -103,7 +104,7 @@ func (s *Server) serveConnect(client *peekedConn, c *connecting) {
 	}
 	client.door = &doorway{
 		door: gate.DoorConnect, remote: client.door.remote, scheme: "https", authority: c.target, host: host, port: port,
-		identity: id, known: true, findings: req.Findings,
+		identity: id, known: true, auth: claims.proxyAuth, findings: inside,
 	}
 	t := &tunnel{s: s, client: client, req: req, live: c.live, host: host, port: port, start: start}
 

@@ -28,9 +28,15 @@ type stripeError struct {
 		Type    string            `json:"type"`
 		Code    string            `json:"code"`
 		Message string            `json:"message"`
+		Status  string            `json:"status,omitempty"`
 		ActPass evidence.Decision `json:"actpass"`
 	} `json:"error"`
 }
+
+// stripeHeld is the status of a call that waits for a human. stripe-go retries
+// no error that it can read, whatever Stripe-Should-Retry says, and every one
+// that it cannot: its own status is a number. The other SDKs read past it.
+const stripeHeld = "held"
 
 // rpcError is a JSON-RPC 2.0 error response.
 type rpcError struct {
@@ -95,6 +101,9 @@ func render(r *gate.Refusal) answer {
 	case "stripe":
 		var e stripeError
 		e.Error.Type, e.Error.Code, e.Error.Message, e.Error.ActPass = "invalid_request_error", d.ReasonCode, r.Sentence, d
+		if r.Retry {
+			e.Error.Status = stripeHeld
+		}
 		a.json("application/json", e)
 	case "jsonrpc":
 		var e rpcError

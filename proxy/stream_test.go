@@ -306,6 +306,9 @@ func TestApprovedCallIsSentOnce(t *testing.T) {
 // The answer to an approved call is kept though its agent did not wait for it.
 func TestApprovedCallOfAnAgentThatLeft(t *testing.T) {
 	w := newWorld(t, func(w *world, _ *Options) { w.rules.Hold = 5 * time.Second })
+	if got := w.do(w.client(), "GET", "http://api.test/warm", ""); got.status != 200 { // leaves a kept connection
+		t.Fatal(got.status)
+	}
 	left := make(chan struct{})
 	w.on(func(rw http.ResponseWriter, _ *http.Request) {
 		_ = http.NewResponseController(rw).Flush()
@@ -322,7 +325,7 @@ func TestApprovedCallOfAnAgentThatLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	fmt.Fprintf(conn, "POST http://api.test/v1/refunds HTTP/1.1\r\nHost: api.test\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s", formType, len(body), body)
-	waitFor(t, func() bool { return len(w.trail.events(t)) == 1 })
+	waitFor(t, func() bool { return len(w.trail.events(t)) == 2 })
 	list, _, err := w.gate.Approvals(context.Background(), approver, gate.ApprovalQuery{TenantID: "acme"})
 	if err != nil || len(list) != 1 {
 		t.Fatalf("%d approvals, %v", len(list), err)
@@ -330,14 +333,17 @@ func TestApprovedCallOfAnAgentThatLeft(t *testing.T) {
 	if _, err := w.gate.Decide(context.Background(), approver, list[0].ID, "approve", "fine", nil); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, func() bool { return w.originReqs.Load() == 1 })
+	waitFor(t, func() bool { return w.originReqs.Load() == 2 })
+	if n := w.originConns.Load(); n != 2 {
+		t.Errorf("an approved call took a kept connection, on which it could be sent twice: %d connections", n)
+	}
 	_ = conn.(*net.TCPConn).SetLinger(0)
 	_ = conn.Close()
 	time.Sleep(20 * time.Millisecond) // the server notices
 	close(left)
 	waitFor(t, func() bool { return w.trail.last(t).Outcome.State == evidence.StateForwarded })
 	got := w.do(w.client(), "POST", "http://api.test/v1/refunds", body, "Content-Type", formType)
-	if got.status != 200 || got.body != "refunded refunded refunded " || w.originReqs.Load() != 1 {
+	if got.status != 200 || got.body != "refunded refunded refunded " || w.originReqs.Load() != 2 {
 		t.Errorf("replay: %d %q, %d upstream requests", got.status, got.body, w.originReqs.Load())
 	}
 }

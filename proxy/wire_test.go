@@ -201,6 +201,22 @@ func TestChunkSyntax(t *testing.T) {
 	}
 }
 
+// A request that the lint has not seen is refused, however sound it looks.
+func TestUnlintedRequest(t *testing.T) {
+	w := newWorld(t, withMode(gate.ModeMonitor))
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	lc := w.server.lint(ours, &doorway{door: gate.DoorForward})
+	lc.state = lintRaw
+	w.server.inside.give(lc)
+	_ = theirs.SetDeadline(time.Now().Add(3 * time.Second))
+	go func() { _, _ = io.WriteString(theirs, "GET http://api.test/x HTTP/1.1\r\nHost: api.test\r\n\r\n") }()
+	if got := readReply(t, newReader(theirs)); got.status != 400 || got.header.Get("Connection") != "close" {
+		t.Errorf("%d %s", got.status, got.body)
+	}
+	w.untouched()
+}
+
 // A body whose framing turns bad only after its answer was given leaves the
 // lint unsure of where the next request begins: that one is not served.
 func TestLateChunkFault(t *testing.T) {
