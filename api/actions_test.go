@@ -107,7 +107,7 @@ func TestPreflightContentType(t *testing.T) {
 	a := newAPI(t)
 	for value, status := range map[string]int{
 		"application/json": 200, "application/json; charset=utf-8": 200, "Application/JSON; Charset=UTF-8": 200,
-		"text/plain": 415, "application/x-www-form-urlencoded": 415, "application/json; charset=utf-16": 415, "application/json-patch+json": 415, ";": 415,
+		"text/plain": 415, "application/x-www-form-urlencoded": 200, "multipart/form-data; boundary=x": 415, "application/json; charset=utf-16": 415, "application/json-patch+json": 415, ";": 415,
 	} {
 		req, _ := http.NewRequest("POST", a.server.URL+preflightPath, strings.NewReader(`{"tool":"t","agent_id":"a"}`))
 		req.Header.Set("Authorization", "Bearer "+gatewayKey)
@@ -116,6 +116,14 @@ func TestPreflightContentType(t *testing.T) {
 			t.Errorf("%q: %d, want %d", value, got.status, status)
 		}
 	}
+	req, _ := http.NewRequest("POST", a.server.URL+"/api/v1/keys", strings.NewReader(`{"name":"n","role":"gateway"}`))
+	req.Header.Set("Authorization", "Bearer "+adminKey)
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	a.send(req).want(t, 415, "unsupported_media_type", "") // the concession is the preflight's
+	req, _ = http.NewRequest("POST", a.server.URL+preflightPath, strings.NewReader(`tool=t&agent_id=a`))
+	req.Header.Set("Authorization", "Bearer "+gatewayKey)
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	a.send(req).want(t, 400, "invalid_request", "")
 	body := `{"tool":"t","agent_id":"a"}`
 	a.call("POST", preflightPath, gatewayKey, body, "Content-Type", "text/plain").want(t, 415, "unsupported_media_type", "")
 	a.call("POST", preflightPath, gatewayKey, body, "Content-Encoding", "gzip").want(t, 415, "unsupported_media_type", "")

@@ -17,6 +17,7 @@ import (
 
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
+	"github.com/actpass/sidecar/passport"
 )
 
 // Gate is what the API asks of the gate; *gate.Gate satisfies it.
@@ -30,6 +31,11 @@ type Gate interface {
 	Approvals(ctx context.Context, actor gate.Identity, q gate.ApprovalQuery) ([]gate.Approval, string, error)
 	Approval(ctx context.Context, actor gate.Identity, id string, wait time.Duration) (gate.Approval, error)
 	Decide(ctx context.Context, actor gate.Identity, id, decision, reason string, to []string) (gate.Approval, error)
+	PassportFor(ctx context.Context, actor gate.Identity, a gate.Approval) (gate.Issued, error)
+	IssuePassport(ctx context.Context, actor gate.Identity, n gate.NewPassport) (gate.Issued, error)
+	VerifyPassport(ctx context.Context, actor gate.Identity, token, audience string) (*passport.Claims, error)
+	RevokePassport(ctx context.Context, actor gate.Identity, jti, reason string) error
+	JWKS() passport.JWKS
 	Fault(kind string, err error)
 }
 
@@ -68,8 +74,8 @@ type EventSource interface {
 // VerifyReport says whether the evidence log is whole.
 type VerifyReport struct {
 	OK        bool          `json:"ok"`
-	Events    uint64        `json:"events"`     // records that verified, outcomes too
-	TreeSize  uint64        `json:"tree_size"`  // records ever written; more than Events where old ones were removed
+	Records   uint64        `json:"records"`    // that verified: events, and the outcomes that are written after them
+	TreeSize  uint64        `json:"tree_size"`  // records ever written; more than Records where old ones were removed
 	Root      string        `json:"root"`       // base64 of the tree's root hash
 	PublicKey string        `json:"public_key"` // verifier key of the checkpoints, note format
 	Finding   *LogFinding   `json:"finding"`    // null when OK

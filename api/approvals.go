@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
 )
@@ -33,6 +35,10 @@ type Approval struct {
 	EventID    string            `json:"event_id"`
 	Request    *evidence.Request `json:"request"` // null for an action of the preflight API
 	ConsumedBy string            `json:"consumed_by"`
+
+	// In the answer to the word that approved it, and nowhere else.
+	PassportToken     string         `json:"passport_token,omitempty"`
+	PassportExpiresAt *evidence.Time `json:"passport_expires_at,omitempty"`
 }
 
 // Vote is one human's word.
@@ -206,5 +212,17 @@ func (s *server) decide(w http.ResponseWriter, r *http.Request, id gate.Identity
 	if err != nil {
 		return about("approval", storeDown, err)
 	}
-	return writeJSON(w, http.StatusOK, ApprovalOf(a))
+	d := ApprovalOf(a)
+	if v.Decision == gate.Approve && a.State == gate.ApprovalApproved {
+		// The word is stored and stands, with or without a passport: the call's own
+		// retry needs none.
+		p, err := s.Gate.PassportFor(r.Context(), id, a)
+		if err != nil {
+			s.Logger.Error("the passport of an approval could not be made", zap.String("request_id", note(r).requestID), zap.String("approval", a.ID), zap.Error(err))
+			s.Gate.Fault("passport", err)
+		} else {
+			d.PassportToken, d.PassportExpiresAt = p.Token, moment(p.ExpiresAt)
+		}
+	}
+	return writeJSON(w, http.StatusOK, d)
 }

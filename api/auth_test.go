@@ -24,6 +24,10 @@ var calls = []struct {
 	{"GET", "/api/v1/approvals", "", "gateway approver admin"},
 	{"GET", "/api/v1/approvals/apr_support", "", "gateway approver admin"},
 	{"POST", "/api/v1/approvals/apr_support/decide", `{"decision":"approve"}`, "approver admin"},
+	{"POST", "/api/v1/passports/issue", `{"agent_id":"a","allowed_tools":["t"],"allowed_resources":["*"]}`, "admin"},
+	{"POST", "/api/v1/passports/verify", `{"token":"t"}`, "gateway approver admin"},
+	{"POST", "/api/v1/passports/revoke", `{"jti":"ap_1"}`, "admin"},
+	{"GET", "/api/v1/passports/jwks", "", "gateway approver admin"},
 	{"GET", "/api/v1/evidence/events", "", "approver admin"},
 	{"GET", "/api/v1/evidence/events/ev_pending", "", "approver admin"},
 	{"GET", "/api/v1/evidence/verify", "", "approver admin"},
@@ -165,7 +169,7 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 	a := newAPI(t)
 	for _, path := range []string{
 		"/", "/x", "/api", "/api/v1", "/api/v1/", "/api/v1/nope", "/api/v1/keys/", "/api/v1//keys", "/api/v1/./keys", "/api/v1/x/../keys", "/api/v1/keys/a/b",
-		"/api/v1/passports/issue", "/api/v1/evidence/export", "/api/v1/simulate", "/metrics", "/api/v1/keys/%2e%2e",
+		"/api/v1/passports", "/api/v1/passports/nope", "/api/v1/evidence/export", "/api/v1/simulate", "/metrics", "/api/v1/keys/%2e%2e",
 	} {
 		if got := a.call("GET", path, adminKey, ""); got.status != 404 && path != "/api/v1/keys/%2e%2e" {
 			t.Errorf("%s: %d %s", path, got.status, got.body)

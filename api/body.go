@@ -7,6 +7,7 @@ import (
 	"mime"
 	"net/http"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -27,6 +28,11 @@ func decode(w http.ResponseWriter, r *http.Request, v any) error {
 	if err := jsonContent(r); err != nil {
 		return err
 	}
+	return decodeBody(w, r, v)
+}
+
+// decodeBody is decode without a look at the content type.
+func decodeBody(w http.ResponseWriter, r *http.Request, v any) error {
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
 	var large *http.MaxBytesError
 	switch {
@@ -145,23 +151,35 @@ type arguments map[string]any
 
 // UnmarshalJSONFrom implements json.UnmarshalerFrom.
 func (a *arguments) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
-	if k := dec.PeekKind(); k == 'n' {
-		_, err := dec.ReadToken()
-		return err
-	} else if k != '{' {
-		return invalid("args", "must be an object, not "+kindName(k))
+	m, err := exactObject(dec, "args")
+	if err == nil && m != nil {
+		*a = m
 	}
-	v, err := exact(dec, 0)
-	if err != nil {
-		return err
-	}
-	*a = v.(map[string]any)
-	return nil
+	return err
 }
 
-func exact(dec *jsontext.Decoder, depth int) (any, error) {
+// exactObject reads an object whose numbers are taken as written, nil for null.
+// field is its name, for errors.
+func exactObject(dec *jsontext.Decoder, field string) (map[string]any, error) {
+	if k := dec.PeekKind(); k == 'n' {
+		_, err := dec.ReadToken()
+		return nil, err
+	} else if k != '{' {
+		return nil, invalid(field, "must be an object, not "+kindName(k))
+	}
+	v, err := exact(dec, field, 0)
+	if err != nil {
+		return nil, err
+	}
+	return v.(map[string]any), nil
+}
+
+// integer is a literal that says that it is whole.
+var integer = regexp.MustCompile(`^-?[0-9]+$`)
+
+func exact(dec *jsontext.Decoder, field string, depth int) (any, error) {
 	if depth > maxDepth {
-		return nil, invalid("args", "is nested more than "+strconv.Itoa(maxDepth)+" deep")
+		return nil, invalid(field, "is nested more than "+strconv.Itoa(maxDepth)+" deep")
 	}
 	tok, err := dec.ReadToken()
 	if err != nil {
@@ -188,7 +206,7 @@ func exact(dec *jsontext.Decoder, depth int) (any, error) {
 				return nil, err
 			}
 			key := name.String()
-			if m[key], err = exact(dec, depth+1); err != nil {
+			if m[key], err = exact(dec, field, depth+1); err != nil {
 				return nil, err
 			}
 		}
@@ -197,7 +215,7 @@ func exact(dec *jsontext.Decoder, depth int) (any, error) {
 	}
 	list := []any{}
 	for dec.PeekKind() != ']' {
-		v, err := exact(dec, depth+1)
+		v, err := exact(dec, field, depth+1)
 		if err != nil {
 			return nil, err
 		}

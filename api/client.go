@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/passport"
 )
 
 // maxAnswer bounds what a Client reads of one answer, in bytes.
@@ -135,6 +136,38 @@ func (c *Client) Approval(ctx context.Context, id string, wait time.Duration) (a
 func (c *Client) Decide(ctx context.Context, id string, v Verdict) (a Approval, err error) {
 	err = c.call(ctx, http.MethodPost, "/api/v1/approvals/"+url.PathEscape(id)+"/decide", nil, v, &a)
 	return a, err
+}
+
+// IssuePassport makes a passport.
+func (c *Client) IssuePassport(ctx context.Context, n NewPassport) (p IssuedPassport, err error) {
+	err = c.call(ctx, http.MethodPost, "/api/v1/passports/issue", nil, n, &p)
+	return p, err
+}
+
+// VerifyPassport asks whether a token is good; audience "" is the sidecar's own.
+func (c *Client) VerifyPassport(ctx context.Context, token, audience string) (v PassportVerdict, err error) {
+	in := struct {
+		Token    string `json:"token"`
+		Audience string `json:"audience,omitempty"`
+	}{token, audience}
+	err = c.call(ctx, http.MethodPost, "/api/v1/passports/verify", nil, in, &v)
+	return v, err
+}
+
+// RevokePassport ends a passport by its jti.
+func (c *Client) RevokePassport(ctx context.Context, jti, reason string) (p RevokedPassport, err error) {
+	in := struct {
+		ID     string `json:"jti"`
+		Reason string `json:"reason,omitempty"`
+	}{jti, reason}
+	err = c.call(ctx, http.MethodPost, "/api/v1/passports/revoke", nil, in, &p)
+	return p, err
+}
+
+// JWKS gets the public keys of passports.
+func (c *Client) JWKS(ctx context.Context) (set passport.JWKS, err error) {
+	err = c.call(ctx, http.MethodGet, "/api/v1/passports/jwks", nil, nil, &set)
+	return set, err
 }
 
 // Events lists evidence events, newest first, as raw JSON. q.Tenant is not

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
+	"github.com/actpass/sidecar/passport"
 )
 
 // fakeGate answers as it is told and keeps what it was asked. It is for what a
@@ -29,6 +31,8 @@ type fakeGate struct {
 	decision  evidence.Decision
 	refused   bool
 	err       error // of every call but Authenticate
+	mintErr   error // of PassportFor
+	wishes    []gate.NewPassport
 	authErr   error
 	panics    bool
 	faults    []string
@@ -174,6 +178,28 @@ func (g *fakeGate) Decide(_ context.Context, actor gate.Identity, id, decision, 
 	return a, g.err
 }
 
+func (g *fakeGate) PassportFor(_ context.Context, _ gate.Identity, a gate.Approval) (gate.Issued, error) {
+	return gate.Issued{Token: "a.b.c", ID: "ap_" + a.ID, ExpiresAt: time.Now().Add(time.Minute)}, g.mintErr
+}
+
+func (g *fakeGate) IssuePassport(_ context.Context, _ gate.Identity, n gate.NewPassport) (gate.Issued, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.wishes = append(g.wishes, n)
+	return gate.Issued{Token: "a.b.c", ID: "ap_1", ExpiresAt: time.Now().Add(time.Minute)}, g.err
+}
+
+func (g *fakeGate) VerifyPassport(_ context.Context, _ gate.Identity, token, _ string) (*passport.Claims, error) {
+	if g.err != nil || token != "a.b.c" {
+		return nil, cmp.Or(g.err, error(&passport.Error{Code: passport.ReasonMalformed, Detail: "it is not a token of this form"}))
+	}
+	return &passport.Claims{ID: "ap_1", AllowedTools: []string{"t"}, AllowedResources: []string{"*"}}, nil
+}
+
+func (g *fakeGate) RevokePassport(context.Context, gate.Identity, string, string) error { return g.err }
+
+func (g *fakeGate) JWKS() passport.JWKS { return passport.JWKS{Keys: []passport.JWK{}} }
+
 func (g *fakeGate) Fault(kind string, _ error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -207,7 +233,7 @@ func newFakeEvents() *fakeEvents {
 			"ev_failed":   event("ev_failed", "api", "support_agent", "key_gateway", `,"outcome":{"state":"forwarded","bytes":0,"error":"failed"}`),
 			"ev_unknown":  event("ev_unknown", "api", "support_agent", "key_gateway", `,"outcome":{"state":"ambiguous","bytes":0}`),
 		},
-		report: VerifyReport{OK: true, Events: 4, TreeSize: 7, Root: "cm9vdA=="},
+		report: VerifyReport{OK: true, Records: 4, TreeSize: 7, Root: "cm9vdA=="},
 	}
 }
 

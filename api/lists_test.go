@@ -234,7 +234,7 @@ func TestVerify(t *testing.T) {
 	if got.at("ok") != true || got.at("finding") != nil {
 		t.Error(got.body)
 	}
-	a.events.report = VerifyReport{Events: 3, TreeSize: 7, Finding: &LogFinding{Index: 3, EventID: "ev_4", Problem: "the record was altered"}}
+	a.events.report = VerifyReport{Records: 3, TreeSize: 7, Finding: &LogFinding{Index: 3, EventID: "ev_4", Problem: "the record was altered"}}
 	got = a.call("GET", "/api/v1/evidence/verify", approverKey, "")
 	if got.at("ok") != false || got.at("finding.event_id") != "ev_4" {
 		t.Error(got.body)

@@ -69,7 +69,7 @@ func (x index) CatchUp(ctx context.Context) error {
 
 func (x index) Verify(context.Context) (VerifyReport, error) {
 	r, err := ledger.VerifyDir(x.dir)
-	return VerifyReport{OK: r.Fault == nil, Events: r.Size - r.First, TreeSize: r.Size, Root: r.Root, PublicKey: r.PublicKey}, err
+	return VerifyReport{OK: r.Fault == nil, Records: r.Size - r.First, TreeSize: r.Size, Root: r.Root, PublicKey: r.PublicKey}, err
 }
 
 func newReal(t *testing.T, mode string) *real {
@@ -270,7 +270,7 @@ func TestTheLogVerifies(t *testing.T) {
 	r := newReal(t, gate.ModeMonitor)
 	r.key(t, `{"name":"agent","role":"gateway"}`)
 	got := r.call("GET", "/api/v1/evidence/verify", r.admin, "")
-	if got.at("ok") != true || got.at("events") != float64(2) {
+	if got.at("ok") != true || got.at("records") != float64(2) {
 		t.Error(got.body)
 	}
 }

@@ -400,7 +400,7 @@ somewhere else, and give it here.`,
 			if f := report.Finding; f != nil {
 				fmt.Fprintf(out, "bad: record %d%s: %s\n", f.Index, plain(prefixed(", event ", f.EventID)), plain(f.Problem))
 			} else {
-				fmt.Fprintf(out, "ok: %d %s, tree size %d, root %s\n", report.Events, plural(int(report.Events), "event", "events"), report.TreeSize, report.Root)
+				fmt.Fprintf(out, "ok: %d %s, tree size %d, root %s\n", report.Records, plural(int(report.Records), "record", "records"), report.TreeSize, report.Root)
 			}
 			fmt.Fprintln(out, "key: "+plain(report.PublicKey))
 			for _, n := range report.Notes {
@@ -425,7 +425,7 @@ func verifyLog(dir, key string) (api.VerifyReport, error) {
 		return api.VerifyReport{}, err
 	}
 	r := api.VerifyReport{
-		OK: found.Fault == nil, Events: found.Size - found.First, TreeSize: found.Size, Root: found.Root,
+		OK: found.Fault == nil, Records: found.Size - found.First, TreeSize: found.Size, Root: found.Root,
 		PublicKey: found.PublicKey, Notes: []string{}, Took: found.Took,
 	}
 	if f := found.Fault; f != nil {
