@@ -30,7 +30,7 @@ admin). verify reads the log in the data directory itself and asks nobody.`,
 		Example: "  actpass evidence tail -f\n  actpass evidence verify",
 		RunE:    showHelp,
 	}
-	cmd.AddCommand(newEvidenceTailCmd(), newEvidenceShowCmd(), newEvidenceVerifyCmd())
+	cmd.AddCommand(newEvidenceTailCmd(), newEvidenceShowCmd(), newEvidenceVerifyCmd(), newEvidenceExportCmd())
 	return cmd
 }
 
@@ -62,8 +62,8 @@ func newEvidenceTailCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if q.Since, err = sinceTime(since, time.Now()); err != nil {
-				return err
+			if q.Since, err = whenText(since, time.Now()); err != nil {
+				return usage("--since: %v", err)
 			}
 			client, err := newClient(cmd)
 			if err != nil {
@@ -97,21 +97,6 @@ func newEvidenceTailCmd() *cobra.Command {
 	cmd.Flags().StringVar(&q.State, "state", "", "only this state of the outcome: pending, forwarded, blocked, held, refused or ambiguous")
 	addAPIFlag(cmd)
 	return cmd
-}
-
-// sinceTime reads a duration back from now, or a time.
-func sinceTime(text string, now time.Time) (time.Time, error) {
-	if text == "" {
-		return time.Time{}, nil
-	}
-	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
-		return now.Add(-d), nil
-	}
-	t, err := time.Parse(time.RFC3339, text)
-	if err != nil {
-		return time.Time{}, usage("--since must be a duration like 1h or a time like 2026-01-31T09:00:00Z, not %q", text)
-	}
-	return t, nil
 }
 
 // tail follows the events of one sidecar by their position in the log: unlike
@@ -358,7 +343,7 @@ func sortedKeys(m map[string]string) []string {
 }
 
 func newEvidenceVerifyCmd() *cobra.Command {
-	var dir, key string
+	var dir, key, bundle string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "verify",
@@ -373,6 +358,9 @@ somewhere else, and give it here.`,
 		Example: "  actpass evidence verify\n  actpass evidence verify --data-dir /backup/actpass --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if bundle != "" {
+				return verifyBundle(cmd, bundle, key)
+			}
 			if dir == "" {
 				cfg, err := loadConfig(cmd)
 				if err != nil {
@@ -414,6 +402,7 @@ somewhere else, and give it here.`,
 	}
 	cmd.Flags().StringVar(&dir, "data-dir", "", "data directory (else data_dir of the configuration)")
 	cmd.Flags().StringVar(&key, "public-key", "", "verifier key of the log, as known from elsewhere")
+	cmd.Flags().StringVar(&bundle, "bundle", "", "check an exported bundle instead, a file or -")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

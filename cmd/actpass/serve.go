@@ -117,7 +117,7 @@ func newLogger(cfg *config.Config) (*zap.Logger, error) {
 	z.DisableCaller = true
 	z.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 	z.EncoderConfig.TimeKey = "time"
-	z.EncoderConfig.EncodeDuration = zapcore.MillisDurationEncoder
+	z.EncoderConfig.EncodeDuration = zapcore.StringDurationEncoder
 	if cfg.Log.Format == "console" {
 		z.Encoding = "console"
 		z.EncoderConfig.EncodeLevel = zapcore.CapitalLevelEncoder
