@@ -20,9 +20,9 @@ type doorway struct {
 	remote string // IP of the client
 
 	// Of a connection inside a CONNECT:
-	scheme     string // "https", or "http" where the client spoke plain HTTP
-	authority  string // the CONNECT target as sent
-	host, port string // canonical
+	scheme     string        // "https", or "http" where the client spoke plain HTTP
+	authority  string        // the CONNECT target as sent
+	host, port string        // canonical
 	identity   gate.Identity // of the CONNECT
 	known      bool          // the CONNECT said who calls; the requests inside do not
 	auth       []string      // its Proxy-Authorization
