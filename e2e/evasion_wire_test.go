@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"io"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/actpass/sidecar/api"
 )
 
 // h1Doors are the ways in for HTTP/1 bytes, each with how it names the upstream.
@@ -303,5 +306,38 @@ func TestLargeHeads(t *testing.T) {
 	})
 	if r, err := dialH1(t, sc.proxy).ask(request("GET", "http://api.stripe.com"+goodPath, "api.stripe.com", ""), http.MethodGet); err != nil || r.status != 200 {
 		t.Errorf("the good call after all that: %s %v", r, err)
+	}
+}
+
+// A key that is revoked stops working in the tunnels that it opened, too.
+func TestRevokedKeyEndsInsideItsTunnels(t *testing.T) {
+	sc, u := enforcing(t)
+	made, err := sc.client().CreateKey(t.Context(), api.NewKey{Name: "gw", Role: "gateway", AgentID: "billing_agent"})
+	must(t, err)
+	auth := "Proxy-Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte("billing_agent:"+made.Key))
+	open := func(proto string) *tls.Conn {
+		conn := tls.Client(sc.connectTo(t, "api.stripe.com:443", auth), &tls.Config{RootCAs: sc.caPool(t), ServerName: "api.stripe.com", NextProtos: []string{proto}})
+		must(t, conn.Handshake())
+		return conn
+	}
+	one, two, plain := newH1(open("http/1.1")), newH2(t, open("h2")), sc.connectTo(t, "api.stripe.com:80", auth)
+	asks := map[string]func() (reply, error){
+		"h1":    func() (reply, error) { return one.ask(request("GET", goodPath, "api.stripe.com", ""), "GET") },
+		"h2":    func() (reply, error) { return two.ask(pseudo("GET", "api.stripe.com", goodPath), nil) },
+		"plain": func() (reply, error) { return plain.ask(request("GET", goodPath, "api.stripe.com", ""), "GET") },
+	}
+	for name, ask := range asks {
+		if r, err := ask(); err != nil || r.status != 200 {
+			t.Fatalf("%s, with the key: %s %v", name, r, err)
+		}
+	}
+	for _, e := range sc.events() {
+		if e.AgentID != "billing_agent" || e.Source != "api_key" {
+			t.Errorf("event %+v", e)
+		}
+	}
+	must(t, sc.client().RevokeKey(t.Context(), made.ID))
+	for name, ask := range asks {
+		u.refuses(t, name+", after the key was revoked", []int{407}, ask)
 	}
 }
