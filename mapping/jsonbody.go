@@ -24,11 +24,10 @@ func readJSON(in *input) {
 		in.flag(ClassBody, "the JSON text is neither an object nor a list")
 	}
 	if len(in.m.query) > 0 && in.rule.spec != nil {
+		// Also one that the body does not have: many servers take the query's then.
 		declared := make(map[string]any, len(in.rule.spec.children))
 		for k := range in.rule.spec.children {
-			if _, there := args[k]; there {
-				declared[k] = nil
-			}
+			declared[k] = nil
 		}
 		in.clash(declared)
 	}
