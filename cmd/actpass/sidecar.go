@@ -43,6 +43,8 @@ type program struct {
 	proxy *proxy.Server
 	api   *http.Server
 
+	authority authority // of passports; after start only watchFiles touches it
+
 	addresses struct{ proxy, reverse, api string }
 	listeners []net.Listener
 	stop      context.CancelFunc
@@ -56,9 +58,10 @@ type program struct {
 func start(ctx context.Context, cfg *config.Config, load func() (*config.Config, error), log *zap.Logger) (p *program, err error) {
 	p = &program{cfg: cfg, current: cfg, load: load, log: log, dir: cfg.Path(cfg.DataDir), metrics: newMetrics(), failed: make(chan error, 4)}
 	ctx, p.stop = context.WithCancel(ctx)
+	opened := p // `return nil, err` takes p away before the deferred call
 	defer func() {
 		if err != nil {
-			p.close()
+			opened.close()
 		}
 	}()
 	compiled, err := cfg.Compile(sidecar.ExamplePolicies)
@@ -70,6 +73,9 @@ func start(ctx context.Context, cfg *config.Config, load func() (*config.Config,
 	}
 	p.gate.Load(rulesOf(cfg, compiled))
 	if err := p.recover(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.openAuthority(); err != nil {
 		return nil, err
 	}
 	if p.ca, err = proxy.LoadOrCreateCA(filepath.Join(p.dir, "ca"), time.Now()); err != nil {
@@ -285,7 +291,7 @@ func (p *program) background(ctx context.Context, compiled *config.Compiled) {
 		}
 	})
 	p.wg.Go(func() { p.gate.Tend(ctx, time.Second) })
-	p.wg.Go(func() { p.watchSpool(ctx) })
+	p.wg.Go(func() { p.watchFiles(ctx) })
 	if p.load != nil && p.cfg.File != "" {
 		p.wg.Go(func() {
 			err := config.Watch(ctx, func() ([]string, []string) { return p.inForce().Watched() }, func() { p.reload(ctx, "file change") })

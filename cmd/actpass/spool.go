@@ -73,7 +73,9 @@ func (p *program) importSpool(ctx context.Context) error {
 	return nil
 }
 
-func (p *program) watchSpool(ctx context.Context) {
+// watchFiles looks each second at the files that other processes write into the
+// data directory: spooled evidence, and the passport keys.
+func (p *program) watchFiles(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -84,6 +86,7 @@ func (p *program) watchSpool(ctx context.Context) {
 			if err := p.importSpool(ctx); err != nil && ctx.Err() == nil {
 				p.gate.Fault("evidence", err)
 			}
+			p.tendAuthority(ctx)
 		}
 	}
 }
