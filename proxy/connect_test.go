@@ -39,7 +39,7 @@ func allowTunnels(t *testing.T) worldOption {
 func TestBadConnectTargets(t *testing.T) {
 	w := newWorld(t, withMode(gate.ModeMonitor))
 	for _, target := range []string{
-		"api.test", "api.test:", "api.test:0443", "api.test:+443", "api.test:443:443", "API.TEST.:443", "api.test:99999",
+		"api.test", "api.test:", "api.test:0443", "api.test:+443", "api.test:443:443", "API.TEST..:443", "api.test:99999",
 		"user@api.test:443", "/api.test:443", "http://api.test:443", "0x7f.1:443", "127.1:443", "[::1%25lo]:443", "api%2etest:443", ":443", "api.test:443/x",
 		"api.test:443?x", "api.test:443#x", "api。test:443", "a\\b:443",
 	} {
@@ -52,6 +52,29 @@ func TestBadConnectTargets(t *testing.T) {
 		}
 	}
 	w.untouched()
+}
+
+// A host with the dot of the DNS root is ambiguous, and no reason to break an
+// agent that is only watched.
+func TestRootedConnectTarget(t *testing.T) {
+	for mode, want := range map[string]int{gate.ModeMonitor: 200, gate.ModeWarn: 200, gate.ModeEnforce: 400, gate.ModeStrict: 400} {
+		w := newWorld(t, withMode(mode))
+		conn, err := net.Dial("tcp", w.front)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+		_, _ = io.WriteString(conn, "CONNECT api.test.:443 HTTP/1.1\r\nHost: api.test.:443\r\n\r\n")
+		resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: http.MethodConnect})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode != want {
+			t.Errorf("%s: %d", mode, resp.StatusCode)
+		}
+		_ = conn.Close()
+		w.untouched()
+	}
 }
 
 func TestServerNameMustBeTheTarget(t *testing.T) {

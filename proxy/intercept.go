@@ -65,13 +65,21 @@ func (s *Server) serveConnect(client *peekedConn, c *connecting) {
 		_, _ = client.Write(a.raw())
 	}
 	host, port, err := mapping.Authority("https", c.target)
-	if err != nil || host == "" || !hasPort(c.target) {
+	rooted := isRooted(c.target)
+	if err != nil && !rooted || host == "" || !hasPort(c.target) {
 		detail := "the port is missing"
 		if err != nil {
 			detail = printable(err.Error())
 		}
 		refuse(s.gate.Reject(ctx, req, http.StatusBadRequest, ReasonConnectInvalid, "The CONNECT target is not a plain host:port: "+detail+"."))
 		return
+	}
+	if err != nil {
+		// "host.:443" is what DNS calls the same host, and what some tools send; not
+		// every parser agrees. Monitor and warn go on, and say so.
+		req.Findings = append(req.Findings, mapping.Ambiguity{
+			Class: mapping.ClassAuthority, Status: http.StatusBadRequest, Detail: "the CONNECT target: " + printable(err.Error()),
+		})
 	}
 	if hh, _, err := mapping.Authority("https", c.head.host); c.head.host != "" && (err != nil || hh != host) {
 		req.Findings = append(req.Findings, mapping.Ambiguity{
@@ -150,6 +158,16 @@ const (
 	established     = "HTTP/1.1 200 Connection established\r\n\r\n"
 	recordHandshake = 0x16 // TLS record type (RFC 8446 section 5.1)
 )
+
+// isRooted says that an authority is sound but for the dot that ends its host.
+func isRooted(authority string) bool {
+	host, port, ok := strings.Cut(authority, ".:")
+	if !ok {
+		return false
+	}
+	_, _, err := mapping.Authority("https", host+":"+port)
+	return err == nil
+}
 
 func hasPort(authority string) bool {
 	_, port, err := net.SplitHostPort(authority)
