@@ -58,6 +58,8 @@ func (g *Gate) Approval(ctx context.Context, actor Identity, id string, wait tim
 		case <-poll.C:
 		case <-over.C:
 			wait = 0
+		case <-g.draining:
+			wait = 0
 		case <-ctx.Done():
 			poll.Stop()
 			return a, nil

@@ -201,6 +201,9 @@ type Gate struct {
 	waits waiters
 	held  atomic.Int64
 
+	draining  chan struct{} // closed by Drain
+	drainOnce sync.Once
+
 	transitions sync.Mutex // one recorder of transitions at a time
 }
 
@@ -214,7 +217,7 @@ func New(o Options) (*Gate, error) {
 	}
 	g := &Gate{
 		store: o.Store, recorder: o.Recorder, redactKey: o.RedactKey,
-		now: o.Now, log: o.Log, observer: o.Observer,
+		now: o.Now, log: o.Log, observer: o.Observer, draining: make(chan struct{}),
 	}
 	if g.now == nil {
 		g.now = time.Now
@@ -227,6 +230,11 @@ func New(o Options) (*Gate, error) {
 	}
 	return g, nil
 }
+
+// Drain ends all waiting, now and from now on: held calls are told to come back,
+// as they are when their budget is over, and their approvals stand. Call it before
+// the doors are closed, so that a stop waits for answers only, not for humans.
+func (g *Gate) Drain() { g.drainOnce.Do(func() { close(g.draining) }) }
 
 // Load swaps the rules in force. Calls that are being judged keep theirs.
 func (g *Gate) Load(r *Rules) { g.rules.Store(r) }

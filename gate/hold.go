@@ -137,6 +137,8 @@ func (g *Gate) wait(ctx context.Context, c *call, a Approval) (*Permit, *Refusal
 		case <-poll.C:
 		case <-budget.C:
 			return nil, g.stillHeld(ctx, c, a.ID, "")
+		case <-g.draining:
+			return nil, g.stillHeld(ctx, c, a.ID, "the sidecar stopped while it waited")
 		case <-ctx.Done():
 			return nil, g.stillHeld(ctx, c, a.ID, "the client went away while it waited")
 		}

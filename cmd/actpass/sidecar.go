@@ -359,6 +359,9 @@ func (p *program) note(ctx context.Context, message string, data map[string]stri
 // shutdown drains the doors, waits for the outcomes, and closes.
 func (p *program) shutdown(ctx context.Context) error {
 	var errs []error
+	if p.gate != nil {
+		p.gate.Drain() // humans may take an hour
+	}
 	if p.proxy != nil {
 		errs = append(errs, p.proxy.Shutdown(ctx))
 	}
