@@ -80,7 +80,7 @@ func newRoot() *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newServeCmd(), newRunCmd(), newCheckCmd(), newExplainCmd(),
-		newKeysCmd(), newPassportCmd(), newApprovalsCmd(), newEvidenceCmd(), newCACmd())
+		newKeysCmd(), newPassportCmd(), newApprovalsCmd(), newEvidenceCmd(), newCACmd(), newMappingCmd())
 	strictArgs(root)
 	return root
 }
