@@ -17,7 +17,6 @@ const (
 	ReasonMalformed       = "request.malformed"
 	ReasonTooLarge        = "request.too_large"
 	ReasonMisdirected     = "request.misdirected"
-	ReasonContentType     = "request.content_type"
 	ReasonHeadTooLarge    = "request.head_too_large"
 	ReasonInternal        = "request.internal"
 	ReasonUnmapped        = "mapping.unmapped"
