@@ -398,4 +398,3 @@ func TestPackSecrets(t *testing.T) {
 		}
 	}
 }
-
