@@ -1,6 +1,8 @@
 package api
 
 import (
+	"bytes"
+	stdjson "encoding/json"
 	"errors"
 	"net/http"
 	"strconv"
@@ -49,19 +51,42 @@ func (c *Constraints) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 	return nil
 }
 
-// numbers replaces literals that are no int64 by float64. An integer that does
-// not fit is refused: rounding a bound would move it.
+// UnmarshalJSON implements json.Unmarshaler, for encoding/json.
+func (c *Constraints) UnmarshalJSON(b []byte) error {
+	dec := stdjson.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	var m map[string]any
+	if err := dec.Decode(&m); err != nil {
+		return err
+	}
+	if m == nil {
+		return nil
+	}
+	v, err := numbers(m)
+	if err != nil {
+		return err
+	}
+	*c = v.(map[string]any)
+	return nil
+}
+
+// numbers replaces literals by int64 where they are integers, and by float64
+// elsewhere. An integer that does not fit is refused: rounding a bound would move
+// it.
 func numbers(v any) (any, error) {
 	var err error
 	switch v := v.(type) {
-	case interface{ Float64() (float64, error) }:
-		text := v.(interface{ String() string }).String()
-		if integer.MatchString(text) {
-			return nil, errors.New("the number " + clip(text, 40) + " does not fit into 64 bits")
+	case stdjson.Number:
+		if integer.MatchString(v.String()) {
+			n, err := v.Int64()
+			if err != nil {
+				return nil, errors.New("the number " + clip(v.String(), 40) + " does not fit into 64 bits")
+			}
+			return n, nil
 		}
-		f, err := strconv.ParseFloat(text, 64)
+		f, err := v.Float64()
 		if err != nil {
-			return nil, errors.New("the number " + clip(text, 40) + " is too large")
+			return nil, errors.New("the number " + clip(v.String(), 40) + " is too large")
 		}
 		return f, nil
 	case []any:
@@ -137,8 +162,9 @@ func (s *server) issuePassport(w http.ResponseWriter, r *http.Request, id gate.I
 // PassportClaims are the claims of a token, as the token has them (RFC 7519).
 type PassportClaims struct {
 	passport.Claims
-	ExpiresAt int64 `json:"exp"` // seconds since 1970
-	IssuedAt  int64 `json:"iat"`
+	ResourceConstraints Constraints `json:"resource_constraints,omitempty"`
+	ExpiresAt           int64       `json:"exp"` // seconds since 1970
+	IssuedAt            int64       `json:"iat"`
 }
 
 // PassportVerdict answers a verify.
@@ -170,7 +196,7 @@ func (s *server) verifyPassport(w http.ResponseWriter, r *http.Request, id gate.
 	case err != nil:
 		return about("passport", storeDown, err)
 	}
-	return writeJSON(w, http.StatusOK, PassportVerdict{Valid: true, Claims: &PassportClaims{*c, c.ExpiresAt.Unix(), c.IssuedAt.Unix()}})
+	return writeJSON(w, http.StatusOK, PassportVerdict{Valid: true, Claims: &PassportClaims{*c, c.ResourceConstraints, c.ExpiresAt.Unix(), c.IssuedAt.Unix()}})
 }
 
 // RevokedPassport answers a revoke.
