@@ -37,15 +37,21 @@ func (c *Config) Compile(embedded fs.FS) (*Compiled, error) {
 	for _, name := range c.Mapping.Packs {
 		src, err := mapping.Pack(name)
 		if err != nil {
-			faults.Add(strictyaml.Pos{File: c.File}, err)
-			continue
+			continue // reported with the settings
 		}
 		rules = append(rules, src)
 	}
-	set, err := mapping.Compile(rules, mapping.Options{Unmapped: c.Mapping.Unmapped})
+	unmapped := "generic"
+	if c.Mapping.Unmapped == "deny" {
+		unmapped = "deny"
+	}
+	set, err := mapping.Compile(rules, mapping.Options{Unmapped: unmapped})
 	faults.Add(strictyaml.Pos{File: c.File}, err)
 
 	opt := policy.Options{Default: c.Policy.Default}
+	if c.Policy.Default != "require_approval" && c.Policy.Default != "allow" {
+		opt.Default = "deny" // anything else is reported with the settings
+	}
 	if set != nil && err == nil {
 		opt.Tools = set.Tools()
 		opt.Args = func(tool string) (names []string, open, known bool) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -54,7 +55,8 @@ var notSettings = map[string]bool{
 
 // Load reads and checks the settings. The error is strictyaml.Faults, all of
 // them, or the failure to read the file. What the files it names hold is not
-// looked at: see Compile.
+// looked at: see Compile. The settings are given beside the faults, those that
+// could not be read at their defaults, so that a check can go on.
 func Load(src Source) (*Config, error) {
 	name, data := src.File, src.Embedded
 	if name == "" {
@@ -82,10 +84,31 @@ func Load(src Source) (*Config, error) {
 		}
 	}
 	c.validate(name, &faults)
-	if err := faults.Err(); err != nil {
-		return nil, err
+	return c, faults.Err()
+}
+
+// LoadAll is Load and Compile together: every fault of every file at once.
+func LoadAll(src Source, embedded fs.FS) (*Config, *Compiled, error) {
+	c, err := Load(src)
+	var faults strictyaml.Faults
+	if err != nil && !errors.As(err, &faults) {
+		return nil, nil, err
 	}
-	return c, nil
+	compiled, err := c.Compile(embedded)
+	var more strictyaml.Faults
+	if errors.As(err, &more) {
+		for _, f := range more {
+			if !slices.Contains(faults, f) {
+				faults = append(faults, f)
+			}
+		}
+	} else if err != nil {
+		return nil, nil, err
+	}
+	if err := faults.Err(); err != nil {
+		return nil, nil, err
+	}
+	return c, compiled, nil
 }
 
 // override lays environment and flags over what the file said. viper does the

@@ -53,7 +53,7 @@ func TestFaults(t *testing.T) {
 		{"never true", policyWith("      - { name: a, when: \"false\", decision: allow }\n"), "f.yaml:6:26: rule a never matches"},
 		{"empty condition", policyWith("      - { name: a, when: \"  \", decision: allow }\n"), "the expression is empty"},
 
-		{"syntax", policyWith("      - name: a\n        when: args.amount <=\n        decision: allow\n"), "f.yaml:7:29: Syntax error"},
+		{"syntax", policyWith("      - name: a\n        when: args.amount <=\n        decision: allow\n"), "f.yaml:7:29: not a CEL expression: the condition ends"},
 		{"unknown variable", policyWith("      - name: a\n        when: arg.amount <= 5\n        decision: allow\n"), "f.yaml:7:15: undeclared reference to 'arg': did you mean `args`?"},
 		{"type", policyWith("      - name: a\n        when: tool + 1 == tool\n        decision: allow\n"), "f.yaml:7:20: found no matching overload for '_+_'"},
 		{"type in quotes", policyWith("      - name: a\n        when: \"tool == \\\"x\\\" && tool + 1 == tool\"\n        decision: allow\n"), "f.yaml:7:38: found no matching overload"},

@@ -193,6 +193,14 @@ func explainIssue(message string) string {
 	if m := undeclared.FindStringSubmatch(message); m != nil {
 		return m[0] + strictyaml.Suggest(m[1], variableNames())
 	}
+	if rest, ok := strings.CutPrefix(message, "Syntax error: "); ok {
+		// The parser lists every token that could follow, which helps nobody.
+		rest, _, _ = strings.Cut(rest, " expecting ")
+		rest = strings.NewReplacer("mismatched input '<EOF>'", "the condition ends where a value should follow",
+			"mismatched input", "unexpected", "extraneous input", "unexpected", "no viable alternative at input", "cannot be read:",
+			"token recognition error at:", "a character that has no meaning here:").Replace(rest)
+		return "not a CEL expression: " + clean(rest)
+	}
 	return clean(message)
 }
 

@@ -46,6 +46,7 @@ type (
 		Sum        strictyaml.Val[string]   `yaml:"sum"`
 		Max        strictyaml.Val[int64]    `yaml:"max"`
 		Window     strictyaml.Val[string]   `yaml:"window"`
+		Zone       strictyaml.Val[string]   `yaml:"zone"`
 		Decision   strictyaml.Val[string]   `yaml:"decision"`
 		ReasonCode strictyaml.Val[string]   `yaml:"reason_code"`
 		Approval   *approvalYAML            `yaml:"approval"`

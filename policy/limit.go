@@ -3,15 +3,48 @@ package policy
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"cel.dev/cel-go/cel"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/actpass/sidecar/strictyaml"
 )
+
+// Limit is one counted bound of a policy file.
+type Limit struct {
+	Policy  string
+	Version int // of the policy
+	Name    string
+	// Keys are what it is counted by, as written: agent_id, args.currency.
+	Keys []string
+	// Sum is the expression that is added up, as written; "" counts calls.
+	Sum string
+	Max int64
+	// Window is how far back uses count. Of a calendar window it is the longest
+	// that one can be, and Bounds tells where it begins and ends.
+	Window   time.Duration
+	Calendar string         // "", CalendarDay, CalendarWeek or CalendarMonth
+	Zone     *time.Location // of Calendar, else nil
+
+	Effect     Effect // what follows when it is exceeded: Deny or RequireApproval
+	ReasonCode string
+	Approval   *Approval
+	Pos        Pos
+	Hash       string // of its text
+}
+
+// ID names the limit among all limits of all policies.
+func (l *Limit) ID() string { return l.Policy + "/" + l.Name }
+
+// Reservation is one use of a limit by one action.
+type Reservation struct {
+	Limit  *Limit
+	Key    string // the values of the limit's key as a JSON array: ["support_agent","usd"]
+	Amount int64  // 1 when calls are counted
+}
 
 // limit is one compiled limit.
 type limit struct {
@@ -52,11 +85,7 @@ func (c *compiler) limit(p *compiled, y *limitYAML, seen map[string]strictyaml.P
 	case y.Max.V < 1:
 		c.faults.Addf(y.Max.Pos, "`max` must be 1 or more: to forbid a tool, deny it by a rule")
 	}
-	if y.Window.Set() {
-		l.Window = c.duration(y.Window)
-	} else {
-		c.missing(y.At, "limit %s has no `window`, such as 24h", l.Name)
-	}
+	c.window(l, y)
 	switch y.Decision.V {
 	case "deny":
 		l.Effect = Deny
@@ -75,11 +104,11 @@ func (c *compiler) limit(p *compiled, y *limitYAML, seen map[string]strictyaml.P
 	}
 	l.Approval = c.approval(y.Approval, y.Decision.V, "limit "+l.Name)
 
-	var keys []string
 	for _, k := range y.Key {
-		keys = append(keys, k.V)
+		l.Keys = append(l.Keys, k.V)
 	}
-	l.Hash = digest("limit", p.name, l.Name, keys, strings.TrimSpace(y.Sum.V), l.Max, l.Window, y.Decision.V, l.ReasonCode, l.Approval)
+	l.Sum = strings.TrimSpace(y.Sum.V)
+	l.Hash = digest("limit", p.name, l.Name, l.Keys, l.Sum, l.Max, l.per(), y.Decision.V, l.ReasonCode, l.Approval)
 	l.failed = Decision{
 		ReasonCode: ReasonError, Policy: p.name, Version: p.version, Rule: l.Name,
 		Pos: l.Pos, RuleHash: l.Hash, MatchedRules: []string{},
@@ -165,6 +194,11 @@ func (k limitKey) appendTo(b []byte, in *Input) ([]byte, error) {
 	}
 	switch x := v.(type) {
 	case string:
+		if k.currency() {
+			// USD and usd are one currency at a provider that takes both: two keys
+			// would be twice the limit.
+			x = lowerASCII(x)
+		}
 		if len(x) > maxKeyText {
 			return nil, fmt.Errorf("%s is too long to count by: at most %d bytes", name, maxKeyText)
 		}
@@ -186,72 +220,4 @@ func (l *limit) broken(err error) Decision {
 	d.Summary = fmt.Sprintf("Policy %s v%d: limit %s cannot be evaluated: %s.", d.Policy, d.Version, d.Rule, strings.TrimSuffix(err.Error(), "."))
 	d.NextSteps = brokenSteps()
 	return d
-}
-
-// Exceeded turns a decision whose limit l does not hold into the one that
-// follows: l's effect, reason and rule, unless d is already stricter. used is
-// what the limit holds already and left what still fits into it, in the limit's
-// own unit.
-//
-// Where rule and limit both ask for approval, one approval has to satisfy both:
-// the groups that both name, the greater number of keys, the shorter times. When
-// they name no group in common, nobody may approve and the call is denied.
-func (d Decision) Exceeded(l *Limit, used, left int64) Decision {
-	if d.Effect == Deny {
-		return d
-	}
-	out := Decision{
-		Effect: l.Effect, ReasonCode: l.ReasonCode,
-		Policy: l.Policy, Version: l.Version, Rule: l.Name, Pos: l.Pos, RuleHash: l.Hash,
-		MatchedRules: append([]string{l.Name}, d.MatchedRules...),
-	}
-	if l.Effect == Allow {
-		out.Effect = Deny // no limit is made so; a made-up one must not loosen
-	}
-	out.Summary = fmt.Sprintf("Policy %s v%d: limit %s is used up: used %d of %d in %s.", l.Policy, l.Version, l.Name, used, l.Max, formatDuration(l.Window))
-	out.NextSteps = []string{fmt.Sprintf("The limit %s has %d left of %d in %s: ask for no more than that, or wait.", l.Name, max(left, 0), l.Max, formatDuration(l.Window))}
-	if out.Effect == RequireApproval {
-		out.Limits = d.Limits
-		out.Approval = l.Approval
-		if out.Approval == nil {
-			out.Approval = &Approval{Required: 1, Expires: defaultExpires, UseWithin: defaultUseWithin}
-		}
-		if d.Effect == RequireApproval && d.Approval != nil {
-			both, ok := merge(d.Approval, out.Approval)
-			if !ok {
-				out.Effect = Deny
-				out.Approval = nil
-				out.Limits = nil
-				out.Summary += " No group may approve this for both rule " + d.Rule + " and the limit."
-			} else {
-				out.Approval = both
-				out.RuleHash = digest("both", d.RuleHash, l.Hash)
-			}
-		}
-	}
-	out.NextSteps = append(out.NextSteps, generalSteps(out.Effect)...)
-	return out
-}
-
-// merge makes one approval that satisfies two; false when nobody could give it.
-func merge(a, b *Approval) (*Approval, bool) {
-	m := &Approval{
-		Required:  max(a.Required, b.Required),
-		Expires:   min(a.Expires, b.Expires),
-		UseWithin: min(a.UseWithin, b.UseWithin),
-	}
-	switch {
-	case len(a.Approvers) == 0:
-		m.Approvers = b.Approvers
-	case len(b.Approvers) == 0:
-		m.Approvers = a.Approvers
-	default:
-		for _, g := range a.Approvers {
-			if slices.Contains(b.Approvers, g) {
-				m.Approvers = append(m.Approvers, g)
-			}
-		}
-		return m, len(m.Approvers) > 0
-	}
-	return m, true
 }

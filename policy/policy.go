@@ -96,25 +96,7 @@ type Decision struct {
 	// Limits are the reservations that must hold for the decision to stand; only
 	// where Effect is not Deny.
 	Limits []Reservation
-}
-
-// Limit is one counted bound of a policy file.
-type Limit struct {
-	Policy     string
-	Version    int // of the policy
-	Name       string
-	Max        int64
-	Window     time.Duration
-	Effect     Effect // what follows when it is exceeded: Deny or RequireApproval
-	ReasonCode string
-	Approval   *Approval
-	Pos        Pos
-	Hash       string // of its text
-}
-
-// Reservation is one use of a limit by one action.
-type Reservation struct {
-	Limit  *Limit
-	Key    string // the limit's key values, joined unambiguously
-	Amount int64  // 1 when calls are counted
+	// Over are those of Limits that did not hold, see Exceeded. A person who
+	// approves the call approves going over them.
+	Over []Reservation
 }

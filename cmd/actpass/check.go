@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	sidecar "github.com/actpass/sidecar"
 	"github.com/actpass/sidecar/strictyaml"
 )
 
@@ -55,11 +54,7 @@ instead. Exit code 0: all fine; 1: faults.`,
 }
 
 func check(cmd *cobra.Command, asJSON bool) error {
-	cfg, err := loadConfig(cmd)
-	if err != nil {
-		return err
-	}
-	compiled, err := cfg.Compile(sidecar.ExamplePolicies)
+	cfg, compiled, err := loadAll(cmd)
 	if err != nil {
 		return err
 	}

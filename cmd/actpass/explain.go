@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	sidecar "github.com/actpass/sidecar"
 	"github.com/actpass/sidecar/gate"
 	"github.com/actpass/sidecar/mapping"
 	"github.com/actpass/sidecar/policy"
@@ -33,13 +32,9 @@ is used. Exit code 0: the call would leave; 1: it would be blocked or held.`,
   actpass explain POST https://api.example.com/x -d @body.json -H 'Content-Type: application/json' --mode enforce`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := loadConfig(cmd)
+			cfg, compiled, err := loadAll(cmd)
 			if err != nil {
 				return configError(err)
-			}
-			compiled, err := cfg.Compile(sidecar.ExamplePolicies)
-			if err != nil {
-				return configOr(err)
 			}
 			head, body, err := requestOf(args[0], args[1], data, headers)
 			if err != nil {

@@ -42,7 +42,7 @@ what it did is printed on standard error, and its exit code is passed on.`,
   actpass run -- curl https://api.stripe.com/v1/refunds -u sk_test_...: -d charge=ch_123 -d amount=4900`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := loadConfig(cmd)
+			cfg, compiled, err := loadAll(cmd)
 			if err != nil {
 				return configError(err)
 			}
@@ -50,7 +50,7 @@ what it did is printed on standard error, and its exit code is passed on.`,
 			if cmd.Flags().Changed("no-proxy") {
 				opt.NoProxy = append([]string{}, noProxy...)
 			}
-			return runChild(cmd, cfg, args, opt, quiet)
+			return runChild(cmd, cfg, compiled, args, opt, quiet)
 		},
 	}
 	cmd.Flags().SetInterspersed(false) // flags after COMMAND are the command's
@@ -67,7 +67,7 @@ const (
 	exitSignal        = 128
 )
 
-func runChild(cmd *cobra.Command, cfg *config.Config, args []string, opt launch.Options, quiet bool) error {
+func runChild(cmd *cobra.Command, cfg *config.Config, compiled *config.Compiled, args []string, opt launch.Options, quiet bool) error {
 	path, err := exec.LookPath(args[0])
 	if err != nil {
 		code := exitNotFound
@@ -85,9 +85,9 @@ func runChild(cmd *cobra.Command, cfg *config.Config, args []string, opt launch.
 		return err
 	}
 	defer closeLog()
-	p, err := start(context.WithoutCancel(cmd.Context()), cfg, nil, log)
+	p, err := start(context.WithoutCancel(cmd.Context()), cfg, compiled, nil, log)
 	if err != nil {
-		return configOr(err)
+		return err
 	}
 	began := time.Now()
 	code, err := p.child(cmd, path, args, opt)
@@ -255,6 +255,7 @@ func fileLogger(cfg *config.Config, file string) (*zap.Logger, func(), error) {
 	enc := zap.NewProductionEncoderConfig()
 	enc.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 	enc.TimeKey = "time"
+	enc.EncodeDuration = zapcore.MillisDurationEncoder // as serve has it
 	enc.EncodeDuration = zapcore.StringDurationEncoder
 	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(enc), zapcore.AddSync(f), level)), func() { _ = f.Close() }, nil
 }

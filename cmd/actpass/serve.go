@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -15,7 +14,6 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/actpass/sidecar/config"
-	"github.com/actpass/sidecar/strictyaml"
 )
 
 // drain is how long a stop waits for calls that are under way.
@@ -32,11 +30,11 @@ configuration, mapping and policies: all of it or nothing.`,
   actpass serve --config /etc/actpass/config.yaml --mode enforce`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := loadConfig(cmd)
+			cfg, compiled, err := loadAll(cmd)
 			if err != nil {
 				return configError(err)
 			}
-			return serve(cmd, cfg)
+			return serve(cmd, cfg, compiled)
 		},
 	}
 	addSettingFlags(cmd)
@@ -47,7 +45,7 @@ func configError(err error) error {
 	return finding("the configuration cannot be used:\n%v", err)
 }
 
-func serve(cmd *cobra.Command, cfg *config.Config) error {
+func serve(cmd *cobra.Command, cfg *config.Config, compiled *config.Compiled) error {
 	log, err := newLogger(cfg)
 	if err != nil {
 		return err
@@ -56,9 +54,10 @@ func serve(cmd *cobra.Command, cfg *config.Config) error {
 	began := time.Now()
 	ctx, cancel := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
-	p, err := start(context.WithoutCancel(ctx), cfg, func() (*config.Config, error) { return loadConfig(cmd) }, log)
+	again := func() (*config.Config, *config.Compiled, error) { return loadAll(cmd) }
+	p, err := start(context.WithoutCancel(ctx), cfg, compiled, again, log)
 	if err != nil {
-		return configOr(err)
+		return err
 	}
 	log.Info("ready", zap.String("mode", cfg.Mode), zap.String("proxy", p.addresses.proxy), zap.String("reverse", p.addresses.reverse),
 		zap.String("api", p.addresses.api), zap.String("data_dir", p.dir), zap.Duration("after", time.Since(began)))
@@ -123,13 +122,4 @@ func newLogger(cfg *config.Config) (*zap.Logger, error) {
 		z.EncoderConfig.EncodeLevel = zapcore.CapitalLevelEncoder
 	}
 	return z.Build()
-}
-
-// configOr words the faults of rule and policy files as what they are.
-func configOr(err error) error {
-	var faults strictyaml.Faults
-	if errors.As(err, &faults) {
-		return configError(faults)
-	}
-	return err
 }

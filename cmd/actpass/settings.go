@@ -35,11 +35,25 @@ func hideSettings(flags *pflag.FlagSet) {
 // loadConfig reads the settings as the command line, the environment and the
 // file give them.
 func loadConfig(cmd *cobra.Command) (*config.Config, error) {
-	given, err := cmd.Flags().GetString("config")
+	src, err := sourceOf(cmd)
 	if err != nil {
 		return nil, err
 	}
-	return config.Load(config.Source{
+	return config.Load(src)
+}
+
+// loadAll reads the settings and the files that they name.
+func loadAll(cmd *cobra.Command) (*config.Config, *config.Compiled, error) {
+	src, err := sourceOf(cmd)
+	if err != nil {
+		return nil, nil, err
+	}
+	return config.LoadAll(src, sidecar.ExamplePolicies)
+}
+
+func sourceOf(cmd *cobra.Command) (config.Source, error) {
+	given, err := cmd.Flags().GetString("config")
+	return config.Source{
 		File: config.Find(given), Embedded: sidecar.ExampleConfig, Flags: cmd.Flags(), Environ: os.Environ(),
-	})
+	}, err
 }

@@ -16,7 +16,6 @@ import (
 
 	"go.uber.org/zap"
 
-	sidecar "github.com/actpass/sidecar"
 	"github.com/actpass/sidecar/api"
 	"github.com/actpass/sidecar/config"
 	"github.com/actpass/sidecar/evidence"
@@ -28,8 +27,9 @@ import (
 
 // program is a whole sidecar as a value: what serve and run start.
 type program struct {
-	cfg     *config.Config
-	load    func() (*config.Config, error) // reads the settings again
+	cfg *config.Config
+	// load reads the settings and their files again; nil: no reload.
+	load    func() (*config.Config, *config.Compiled, error)
 	log     *zap.Logger
 	dir     string
 	lock    sync.Mutex // one reload at a time
@@ -55,7 +55,7 @@ type program struct {
 
 // start brings everything up, in the order in which things depend on each
 // other. On an error nothing stays open.
-func start(ctx context.Context, cfg *config.Config, load func() (*config.Config, error), log *zap.Logger) (p *program, err error) {
+func start(ctx context.Context, cfg *config.Config, compiled *config.Compiled, load func() (*config.Config, *config.Compiled, error), log *zap.Logger) (p *program, err error) {
 	p = &program{cfg: cfg, current: cfg, load: load, log: log, dir: cfg.Path(cfg.DataDir), metrics: newMetrics(), failed: make(chan error, 4)}
 	ctx, p.stop = context.WithCancel(ctx)
 	opened := p // `return nil, err` takes p away before the deferred call
@@ -64,10 +64,6 @@ func start(ctx context.Context, cfg *config.Config, load func() (*config.Config,
 			opened.close()
 		}
 	}()
-	compiled, err := cfg.Compile(sidecar.ExamplePolicies)
-	if err != nil {
-		return nil, err
-	}
 	if err := p.openState(); err != nil {
 		return nil, err
 	}
@@ -319,16 +315,12 @@ func (p *program) inForce() *config.Config {
 func (p *program) reload(ctx context.Context, why string) {
 	p.lock.Lock()
 	defer p.lock.Unlock()
-	cfg, err := p.load()
-	var compiled *config.Compiled
+	cfg, compiled, err := p.load()
 	var settings proxy.Settings
 	if err == nil {
 		if key := cfg.NeedsRestart(p.current); key != "" {
 			err = fmt.Errorf("`%s` cannot change while the sidecar runs: restart it, or put the old value back", key)
 		}
-	}
-	if err == nil {
-		compiled, err = cfg.Compile(sidecar.ExamplePolicies)
 	}
 	if err == nil {
 		settings, err = settingsOf(cfg, compiled)
