@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
@@ -32,8 +33,8 @@ func BenchmarkMatch(b *testing.B) {
 	}
 }
 
-func BenchmarkForm(b *testing.B) {
-	s := mustCompile(b, stripeRules)
+// refundForm is a refund as an SDK sends it: nesting, lists, escapes.
+func refundForm() (*Request, []byte) {
 	req, body := form("charge=ch_3OqYJ2LkdIwHu7ix0z9v1c2d&amount=4900&currency=usd&reason=requested_by_customer&metadata[order_id]=6735&metadata[customer]=cus_NffrFeUfNV2Hib&metadata[agent]=support_agent&expand[]=charge&expand[]=payment_intent&refund_application_fee=true&reverse_transfer=false&instructions_email=jenny.rosen%40example.com&description=" + strings.Repeat("x", 220))
 	req.Host = "api.stripe.com"
 	req.Header = map[string][]string{
@@ -41,6 +42,12 @@ func BenchmarkForm(b *testing.B) {
 		"User-Agent": {"Stripe/v1 PythonBindings/7.1.0"}, "Stripe-Version": {"2024-06-20"}, "X-Stripe-Client-User-Agent": {"{}"},
 		"Accept": {"*/*"}, "Accept-Encoding": {"gzip"}, "Content-Length": {fmt.Sprint(len(body))},
 	}
+	return req, body
+}
+
+func BenchmarkForm(b *testing.B) {
+	s := mustCompile(b, stripeRules)
+	req, body := refundForm()
 	b.SetBytes(int64(len(body)))
 	b.ReportAllocs()
 	for b.Loop() {
@@ -48,6 +55,28 @@ func BenchmarkForm(b *testing.B) {
 		if r := m.Read(body, true); len(r.Ambiguous) > 0 {
 			b.Fatal(r.Ambiguous)
 		}
+	}
+}
+
+// TestAllocations: a reading is on the path of every call.
+func TestAllocations(t *testing.T) {
+	s := mustCompile(t, stripeRules)
+	req, body := refundForm()
+	if n := testing.AllocsPerRun(200, func() { s.Match(req).Read(body, true) }); n > 36 {
+		t.Errorf("%v allocations for one form", n)
+	}
+}
+
+// TestReadTwice: the room that a reading takes in its match is taken once.
+func TestReadTwice(t *testing.T) {
+	s := mustCompile(t, stripeRules)
+	req, body := refundForm()
+	m := s.Match(req)
+	first := m.Read(body, true)
+	other := bytes.Replace(body, []byte("4900"), []byte("5100"), 1)
+	second := m.Read(other, true)
+	if a, b := first.Calls[0].Args["amount"], second.Calls[0].Args["amount"]; a != int64(4900) || b != int64(5100) {
+		t.Errorf("two readings of one match: amounts %v and %v", a, b)
 	}
 }
 

@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -9,7 +10,10 @@ import (
 type indexedList []any
 
 // appended is a list that grows by "name[]=".
-type appended struct{ items []any }
+type appended struct {
+	items []any
+	room  [4]any // for its first items
+}
 
 func readForm(in *input) {
 	if in.m.RawQuery != "" && !in.rule.queryWithForm {
@@ -47,51 +51,64 @@ func (in *input) form(s, class string) map[string]any {
 	if s == "" {
 		return args
 	}
-	if class == ClassBody { // a query's bytes were looked at with the head
-		bad := scanEncoded(s)
-		if bad&encSemicolon != 0 {
-			in.flag(class, "the form has a semicolon, which some servers take for a separator")
-		}
-		if bad&encEscape != 0 {
-			in.flag(class, "the form has a broken percent escape")
-		}
-		if bad&encControl != 0 {
-			in.flag(class, "the form has a control character")
-		}
-		if bad&encRaw != 0 && !utf8.ValidString(s) {
-			in.flag(class, "the form is not valid UTF-8")
-		}
-	}
-	fields, nested := 0, false
+	whole, before := s, len(in.amb)
+	fields, folded, broken := 0, false, false
+	var all fieldClass
+	in.roots = in.roots[:0]
 	for s != "" {
-		var pair string
-		pair, s, _ = strings.Cut(s, "&")
-		if pair == "" {
+		n, kc := fieldName(s)
+		rawKey, rawValue := s[:n], ""
+		s = s[n:]
+		equals := s != "" && s[0] == '='
+		var vc fieldClass
+		if equals {
+			n, vc = fieldValue(s[1:])
+			rawValue = s[1 : 1+n]
+			s = s[1+n:]
+		}
+		if s != "" {
+			s = s[1:] // the ampersand
+		}
+		if rawKey == "" && !equals {
 			continue
+		}
+		all |= kc | vc
+		if (kc|vc)&fieldPercent != 0 {
+			broken = broken || (scanEncoded(rawKey)|scanEncoded(rawValue))&encEscape != 0
 		}
 		if fields++; fields > maxFields {
 			in.amb = append(in.amb, tooLarge(class, "there are more than %d fields", maxFields))
+			broken = broken || scanEncoded(s)&encEscape != 0
+			for i := range len(s) {
+				all |= fieldClasses[s[i]]
+			}
 			break
 		}
-		rawKey, rawValue, equals := strings.Cut(pair, "=")
 		if !equals {
 			in.flag(class, "the field %s has no equals sign: it is empty to some servers and nothing to others", show(rawKey))
 		}
-		key, value := decodeField(rawKey), decodeField(rawValue)
-		if strings.IndexByte(pair, '%') >= 0 && (!utf8.ValidString(key) || !utf8.ValidString(value)) {
+		key, value := rawKey, rawValue
+		if kc&(fieldPercent|fieldPlus) != 0 {
+			key = decodeField(rawKey)
+		}
+		if vc&(fieldPercent|fieldPlus) != 0 {
+			value = decodeField(rawValue)
+		}
+		if (kc|vc)&fieldPercent != 0 && (!utf8.ValidString(key) || !utf8.ValidString(value)) {
 			in.flag(class, "the field %s is not valid UTF-8 once decoded", show(key))
 			key, value = strings.ToValidUTF8(key, "\uFFFD"), strings.ToValidUTF8(value, "\uFFFD")
 		}
 		if key == "" {
 			in.flag(class, "there is a field without a name")
 		}
-		if strings.IndexFunc(key, func(r rune) bool { return r < ' ' || r == 0x7f }) >= 0 || strings.IndexByte(value, 0) >= 0 {
+		if kc&(fieldPercent|fieldControl) != 0 && hasControl(key) || vc&(fieldPercent|fieldControl) != 0 && strings.IndexByte(value, 0) >= 0 {
 			in.flag(class, "the field %s has a control character", show(key))
 		}
-		if key != "" && (key[0] == ' ' || key[len(key)-1] == ' ') {
+		if kc&(fieldPercent|fieldPlus|fieldRaw) != 0 && key != "" && (key[0] == ' ' || key[len(key)-1] == ' ') {
 			in.flag(class, "the field name %s begins or ends with a space, which some servers drop", show(key))
 		}
-		if strings.IndexByte(key, '[') < 0 && strings.IndexByte(key, ']') < 0 {
+		folded = folded || kc&(fieldUpper|fieldPercent) != 0
+		if kc&fieldBracket == 0 && (kc&fieldPercent == 0 || !strings.ContainsAny(key, "[]")) {
 			if _, dup := args[key]; dup {
 				in.duplicate(key)
 				continue
@@ -99,16 +116,36 @@ func (in *input) form(s, class string) map[string]any {
 			args[key] = value
 			continue
 		}
-		nested = true
 		in.bracketed(args, key, value, class)
 	}
-	in.foldClash(args)
-	if nested {
-		for k, v := range args {
-			args[k] = in.unfold(v)
-		}
+	if class == ClassBody { // a query's bytes were looked at with the head
+		in.amb = slices.Insert(in.amb, before, oddBytes(whole, class, all, broken)...)
+	}
+	if folded {
+		in.foldClash(args)
+	}
+	for _, root := range in.roots {
+		args[root] = in.unfold(args[root])
 	}
 	return args
+}
+
+// oddBytes says what is odd about the bytes of a form, by the classes of them
+// all.
+func oddBytes(s, class string, all fieldClass, broken bool) (found []Ambiguity) {
+	if all&fieldSemicolon != 0 {
+		found = append(found, ambiguity(class, "the form has a semicolon, which some servers take for a separator"))
+	}
+	if broken {
+		found = append(found, ambiguity(class, "the form has a broken percent escape"))
+	}
+	if all&fieldControl != 0 {
+		found = append(found, ambiguity(class, "the form has a control character"))
+	}
+	if all&fieldRaw != 0 && !utf8.ValidString(s) {
+		found = append(found, ambiguity(class, "the form is not valid UTF-8"))
+	}
+	return found
 }
 
 // foldClash reports members whose names differ in case only: the same to many
@@ -166,17 +203,23 @@ func (in *input) bracketed(args map[string]any, key, value, class string) {
 			if rest != "" {
 				in.flag(class, "the field %s has empty brackets before others: servers group such fields differently", show(key))
 			}
-			in.append(at, name, value, key)
+			if in.append(at, name, value, key) && depth == 1 {
+				in.roots = append(in.roots, name)
+			}
 			return
 		}
-		next, isMap := at[name].(map[string]any)
+		held := at[name]
+		next, isMap := held.(map[string]any)
 		if !isMap {
-			if _, taken := at[name]; taken {
+			if held != nil {
 				in.duplicate(key)
 				return
 			}
 			next = make(map[string]any, 2)
 			at[name] = next
+			if depth == 1 {
+				in.roots = append(in.roots, name)
+			}
 		}
 		at, name = next, inner
 		if rest == "" {
@@ -190,17 +233,23 @@ func (in *input) bracketed(args map[string]any, key, value, class string) {
 	}
 }
 
-func (in *input) append(at map[string]any, name, value, key string) {
-	list, isList := at[name].(*appended)
+// append adds a value to the list of that name, and says whether it began the
+// list.
+func (in *input) append(at map[string]any, name, value, key string) (began bool) {
+	held := at[name]
+	list, isList := held.(*appended)
 	if !isList {
-		if _, taken := at[name]; taken {
+		if held != nil {
 			in.duplicate(key)
-			return
+			return false
 		}
 		list = &appended{}
+		list.items = list.room[:0]
 		at[name] = list
+		began = true
 	}
 	list.items = append(list.items, value)
+	return began
 }
 
 // unfold makes lists of what brackets built: "[]" is one, and so are the keys
@@ -210,14 +259,22 @@ func (in *input) unfold(v any) any {
 	case *appended:
 		return x.items
 	case map[string]any:
+		folded, indexes := false, 0
 		for k, e := range x {
-			x[k] = in.unfold(e)
-		}
-		in.foldClash(x)
-		for k := range x {
-			if n, ok := strictInt(k); !ok || n < 0 || n >= int64(len(x)) || k[0] == '-' {
-				return x
+			switch e.(type) {
+			case *appended, map[string]any:
+				x[k] = in.unfold(e)
 			}
+			folded = folded || lowered(k) != k
+			if n, ok := strictInt(k); ok && n >= 0 && n < int64(len(x)) && k[0] != '-' {
+				indexes++
+			}
+		}
+		if folded {
+			in.foldClash(x)
+		}
+		if indexes < len(x) {
+			return x
 		}
 		list := make(indexedList, len(x))
 		for k, e := range x {

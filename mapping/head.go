@@ -101,7 +101,16 @@ func (m *Match) head() (override string) {
 		}
 	}
 	var found []Ambiguity
+	// Most requests show policy no more than eight, though they have more.
+	room := len(r.Header)
+	if room <= 12 {
+		room = min(room, 8)
+	}
+	m.headers = make(map[string]any, room)
 	for name, values := range r.Header {
+		if len(values) > 0 && shown(name) {
+			m.headers[name] = oneOrList(values)
+		}
 		canonical, odd := name, false
 		if !token(name) {
 			found = append(found, ambiguity(ClassHeader, "the header name %s is no token", show(name)))
@@ -111,7 +120,7 @@ func (m *Match) head() (override string) {
 			canonical, odd = canonicalHeader(strings.ReplaceAll(name, "_", "-")), true
 		}
 		for _, v := range values {
-			if i := strings.IndexFunc(v, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }); i >= 0 {
+			if hasControl(v) && hasControl(strings.ReplaceAll(v, "\t", "")) {
 				found = append(found, ambiguity(ClassHeader, "the header %s has a control character", name))
 				break
 			}
@@ -146,6 +155,17 @@ func (m *Match) head() (override string) {
 	}
 	m.Ambiguous = append(m.Ambiguous, found...)
 	return override
+}
+
+func oneOrList(values []string) any {
+	if len(values) == 1 {
+		return values[0]
+	}
+	list := make([]any, len(values))
+	for i, v := range values {
+		list[i] = v
+	}
+	return list
 }
 
 func knownMethod(s string) bool {

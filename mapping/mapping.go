@@ -105,8 +105,13 @@ type Match struct {
 	req     *Request
 	params  map[string]string // named path segments
 	query   map[string]any    // the query read flat
-	segs    [12]string        // room for the segments of an ordinary path
-	headers map[string]any    // made when first wanted
+	segs    [6]string         // room for the segments of an ordinary path
+	headers map[string]any    // those that policy may see, several values as a list
+	room    struct {          // for an ordinary reading, so that it allocates less
+		in    input
+		call  [1]Call
+		roots [4]string
+	}
 }
 
 // Call is one action in a request: usually there is one; a JSON-RPC or GraphQL

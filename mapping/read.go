@@ -46,6 +46,9 @@ type input struct {
 	body  []byte
 	calls []Call
 	amb   []Ambiguity
+	roots []string // arguments that brackets build
+
+	path, unsettled [6]string // room for typing
 }
 
 func (in *input) flag(class, format string, args ...any) {
@@ -59,7 +62,14 @@ func (m *Match) Read(body []byte, whole bool) Reading {
 	if m.Rule == nil {
 		return Reading{Calls: []Call{m.generic()}, Ambiguous: m.Ambiguous}
 	}
-	in := input{m: m, rule: m.Rule, body: body, amb: m.Ambiguous[:len(m.Ambiguous):len(m.Ambiguous)]}
+	in := &m.room.in
+	if in.m == nil {
+		in.calls, in.roots = m.room.call[:0], m.room.roots[:0]
+	} else { // a second reading must not change the first
+		in = new(input)
+	}
+	in.m, in.rule, in.body = m, m.Rule, body
+	in.amb = m.Ambiguous[:len(m.Ambiguous):len(m.Ambiguous)]
 	k := m.Rule.kind
 	switch {
 	case !k.reads():
@@ -69,7 +79,7 @@ func (m *Match) Read(body []byte, whole bool) Reading {
 		if !m.NeedBody {
 			in.body = nil
 		}
-		k.read(&in)
+		k.read(in)
 	}
 	if len(in.calls) == 0 {
 		in.add(map[string]any{}, false)
@@ -90,7 +100,7 @@ func (m *Match) generic() Call {
 		Args:     map[string]any{},
 		Path:     map[string]any{},
 		Query:    m.query,
-		Header:   m.headerArgs(),
+		Header:   m.headers,
 	}
 }
 
@@ -102,12 +112,12 @@ func (in *input) add(args map[string]any, text bool) *Call {
 
 func (in *input) addTyped(args map[string]any, text bool, spec *argSpec) *Call {
 	m, r := in.m, in.rule
-	t := typing{text: text}
+	t := typing{text: text, at: in.path[:0], unsettled: in.unsettled[:0]}
 	t.finish(args, spec)
 	in.amb = append(in.amb, t.ambiguous...)
 	c := Call{
 		Tool: r.Tool, Risk: r.Risk, Rule: r.Pos,
-		Args: args, Query: m.query, Header: m.headerArgs(),
+		Args: args, Query: m.query, Header: m.headers,
 		Problems: t.problems, Secret: r.secret,
 	}
 	if len(t.secret) > 0 {
@@ -124,28 +134,8 @@ func (in *input) addTyped(args map[string]any, text bool, spec *argSpec) *Call {
 	return &in.calls[len(in.calls)-1]
 }
 
-// headerArgs gives the headers that policy may see, by canonical name; several
-// values of one name are a list.
-func (m *Match) headerArgs() map[string]any {
-	if m.headers != nil {
-		return m.headers
-	}
-	m.headers = make(map[string]any, len(m.req.Header))
-	for name, values := range m.req.Header {
-		switch {
-		case hiddenHeader(name) || negotiation(name) || len(values) == 0:
-		case len(values) == 1:
-			m.headers[name] = values[0]
-		default:
-			list := make([]any, len(values))
-			for i, v := range values {
-				list[i] = v
-			}
-			m.headers[name] = list
-		}
-	}
-	return m.headers
-}
+// shown says whether policy sees a header.
+func shown(name string) bool { return !negotiation(name) && !hiddenHeader(name) }
 
 // negotiation names headers that say how to talk and not what to do. They are
 // left out because each costs an allocation on every call.
@@ -207,7 +197,7 @@ func (in *input) clash(args map[string]any) {
 		base, _, _ := strings.Cut(name, "[")
 		for k := range args {
 			if strings.EqualFold(k, base) {
-				in.flag(ClassSource, "the argument %s stands in the query and in the body", show(k))
+				in.flag(ClassSource, "the argument %s stands in the query, and is one of the body's", show(k))
 			}
 		}
 	}

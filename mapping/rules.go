@@ -548,10 +548,15 @@ func token(s string) bool {
 	return true
 }
 
-// tokenByte follows RFC 9110 section 5.6.2.
-func tokenByte(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c > ' ' && c < 0x7f && strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
-}
+// tokenBytes are those of RFC 9110 section 5.6.2.
+var tokenBytes = func() (t [256]bool) {
+	for c := byte('!'); c < 0x7f; c++ {
+		t[c] = 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
+	}
+	return t
+}()
+
+func tokenByte(c byte) bool { return tokenBytes[c] }
 
 // canonicalHeader is the MIME form of a header name (net/textproto), without
 // the import.

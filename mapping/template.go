@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // template is a compiled resource template: literals and references by turns.
@@ -144,18 +145,29 @@ func escapeValue(b *strings.Builder, v string) {
 		b.WriteString("%2D")
 		return
 	}
-	const hex = "0123456789ABCDEF"
+	start := 0
 	for i := 0; i < len(v); i++ {
 		c := v[i]
-		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._~@+=,!$", c) >= 0 {
-			b.WriteByte(c)
+		if resourceByte[c] {
 			continue
 		}
+		const hex = "0123456789ABCDEF"
+		b.WriteString(v[start:i])
 		b.WriteByte('%')
 		b.WriteByte(hex[c>>4])
 		b.WriteByte(hex[c&15])
+		start = i + 1
 	}
+	b.WriteString(v[start:])
 }
+
+// resourceByte marks the bytes that stand for themselves in a resource.
+var resourceByte = func() (t [256]bool) {
+	for c := range len(t) {
+		t[c] = 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c < utf8.RuneSelf && strings.IndexByte("-._~@+=,!$", byte(c)) >= 0
+	}
+	return t
+}()
 
 // resourceOf renders the first complete template of a rule, else its first.
 func (m *Match) resourceOf(r *Rule, c *Call) string {

@@ -20,6 +20,7 @@ type argSpec struct {
 	arg      *Arg // nil: only a way to deeper ones
 	children map[string]*argSpec
 	fold     map[string]string // lower-case name: the declared one
+	mixed    bool              // some declared name is not its own lower case
 	dotted   map[string]bool   // at the top: lower-case dotted names, as one key
 	star     *argSpec
 	required []string // children that must be there, or have something that must
@@ -47,7 +48,9 @@ func compileSpec(args []Arg) *argSpec {
 			}
 			if at.children[part] == nil {
 				at.children[part] = &argSpec{}
-				at.fold[strings.ToLower(part)] = part
+				low := strings.ToLower(part)
+				at.fold[low] = part
+				at.mixed = at.mixed || low != part
 			}
 			// Before a star nothing is certain to be there: what is required below it
 			// is required of each element only.
@@ -71,6 +74,7 @@ type typing struct {
 	problems  []Problem
 	ambiguous []Ambiguity
 	secret    []string
+	unsettled []string // members of the arguments that are no plain values
 }
 
 func (t *typing) down(name string) { t.at = append(t.at, name) }
@@ -86,10 +90,11 @@ func (t *typing) object(m map[string]any, spec *argSpec) {
 	for k, v := range m {
 		c := spec.children[k]
 		if c == nil {
-			if len(spec.fold) > 0 || len(spec.dotted) > 0 {
-				t.variant(k, spec)
-			}
+			t.variant(k, spec)
 			if c = spec.star; c == nil {
+				if len(t.at) == 0 && !plain(v) {
+					t.unsettled = append(t.unsettled, k)
+				}
 				continue
 			}
 		}
@@ -100,7 +105,10 @@ func (t *typing) object(m map[string]any, spec *argSpec) {
 			delete(m, k)
 			continue
 		}
-		if c.arg == nil || c.arg.Type != "string" { // a text stays as it is: no need to box it again
+		if len(t.at) == 0 && !plain(typed) {
+			t.unsettled = append(t.unsettled, k)
+		}
+		if c.arg == nil || c.arg.Type != "string" && c.arg.Type != "currency" { // a text stays as it is: no need to box it again
 			m[k] = typed
 		}
 	}
@@ -117,8 +125,11 @@ func (t *typing) object(m map[string]any, spec *argSpec) {
 // declared one.
 func (t *typing) variant(k string, spec *argSpec) {
 	low := lowered(k)
-	name, same := spec.fold[low]
-	if !same && spec.dotted[low] {
+	name, same := "", false
+	if spec.mixed || low != k { // else it would be the declared one itself
+		name, same = spec.fold[low]
+	}
+	if !same && len(spec.dotted) > 0 && strings.IndexByte(low, '.') >= 0 && spec.dotted[low] {
 		name, same = low, true
 	}
 	if same {
@@ -244,7 +255,7 @@ func typeValue(v any, typ string, text bool) (typed any, want string) {
 		}
 		return nil, "true or false"
 	case "currency":
-		if isText && len(s) == 3 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz") == "" {
+		if isText && currencyCode(s) {
 			return v, ""
 		}
 		return nil, "a currency of three lower-case letters"
@@ -286,6 +297,19 @@ func typeValue(v any, typ string, text bool) (typed any, want string) {
 		return nil, "an object"
 	}
 	return nil, "of a known type"
+}
+
+// currencyCode is the form of an ISO 4217 code, in lower case.
+func currencyCode(s string) bool {
+	if len(s) != 3 {
+		return false
+	}
+	for i := range len(s) {
+		if s[i] < 'a' || s[i] > 'z' {
+			return false
+		}
+	}
+	return true
 }
 
 // strictInt reads -?(0|[1-9][0-9]*) within int64.
@@ -387,27 +411,13 @@ func (t *typing) settle(v any) (any, bool) {
 		return t.settle([]any(x))
 	case map[string]any:
 		for k, e := range x {
-			switch e.(type) {
-			case string, int64, float64, bool, nil:
-				continue
-			}
-			t.down(k)
-			s, ok := t.settle(e)
-			t.up()
-			switch e.(type) {
-			case map[string]any: // settled in place
-				continue
-			}
-			if ok {
-				x[k] = s
-			} else {
-				delete(x, k)
+			if !plain(e) {
+				t.settleMember(x, k, e)
 			}
 		}
 	case []any:
 		for i, e := range x {
-			switch e.(type) {
-			case string, int64, float64, bool, nil:
+			if plain(e) {
 				continue
 			}
 			t.down(strconv.Itoa(i))
@@ -420,6 +430,31 @@ func (t *typing) settle(v any) (any, bool) {
 		}
 	}
 	return v, true
+}
+
+// settleMember settles a member of m.
+func (t *typing) settleMember(m map[string]any, k string, v any) {
+	t.down(k)
+	settled, ok := t.settle(v)
+	t.up()
+	switch v.(type) {
+	case map[string]any: // settled in place
+		return
+	}
+	if ok {
+		m[k] = settled
+	} else {
+		delete(m, k)
+	}
+}
+
+// plain says whether a value is settled as it stands.
+func plain(v any) bool {
+	switch v.(type) {
+	case string, int64, float64, bool, nil:
+		return true
+	}
+	return false
 }
 
 // describe says what a value is, for a sentence.
@@ -462,8 +497,12 @@ func scalarText(v any) string {
 func (t *typing) finish(args map[string]any, spec *argSpec) {
 	if spec != nil && (len(spec.children) > 0 || spec.star != nil) {
 		t.object(args, spec)
+		for _, k := range t.unsettled {
+			t.settleMember(args, k, args[k])
+		}
+	} else {
+		t.settle(args)
 	}
-	t.settle(args)
 	if len(t.problems) > 1 {
 		slices.SortFunc(t.problems, func(a, b Problem) int { return strings.Compare(a.Arg, b.Arg) })
 	}
