@@ -68,3 +68,47 @@ func TestEveryReasonIsDocumented(t *testing.T) {
 		}
 	}
 }
+
+// TestEveryMetricIsDocumented compares the table of docs/operations.md with the
+// names, labels and kinds of fault that stand in the sources.
+func TestEveryMetricIsDocumented(t *testing.T) {
+	doc, err := os.ReadFile("../docs/operations.md")
+	must(t, err)
+	var sources string
+	for _, file := range []string{"../cmd/actpass/metrics.go", "../proxy/metrics.go"} {
+		text, err := os.ReadFile(file)
+		must(t, err)
+		sources += string(text)
+	}
+	names := regexp.MustCompile(`"(actpass_[a-z_]+)"`).FindAllStringSubmatch(sources, -1)
+	if len(names) < 6 {
+		t.Fatalf("only %d metrics were found in the sources", len(names))
+	}
+	for _, m := range names {
+		if !strings.Contains(string(doc), "| `"+m[1]+"` |") {
+			t.Errorf("docs/operations.md has no row for %s", m[1])
+		}
+	}
+	for _, m := range regexp.MustCompile("(?m)^\\| `(actpass_[a-z_]+)` \\|").FindAllStringSubmatch(string(doc), -1) {
+		if !strings.Contains(sources, `"`+m[1]+`"`) {
+			t.Errorf("docs/operations.md has a row for %s, which no source has", m[1])
+		}
+	}
+	kinds := regexp.MustCompile(`Fault\("([a-z_]+)"`)
+	for _, dir := range []string{"../gate", "../proxy", "../cmd/actpass"} {
+		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+		must(t, err)
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			text, err := os.ReadFile(file)
+			must(t, err)
+			for _, m := range kinds.FindAllStringSubmatch(string(text), -1) {
+				if !strings.Contains(string(doc), "`"+m[1]+"`") || !strings.Contains(sources, `"`+m[1]+`"`) {
+					t.Errorf("%s counts faults of kind %s, which the documents or cmd/actpass/metrics.go do not name", file, m[1])
+				}
+			}
+		}
+	}
+}

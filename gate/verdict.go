@@ -40,7 +40,6 @@ const (
 	FlagAmbiguous = "request.ambiguous"
 	FlagOpaque    = "opaque"
 	FlagFault     = "fault"
-	FlagUnread    = "body.unread"
 	FlagPassport  = "passport.invalid"
 	FlagLimit     = "limit.exceeded"
 	FlagReplayed  = "replayed"
