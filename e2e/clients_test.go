@@ -326,6 +326,7 @@ func nodeCommand(t testing.TB, amount string, retries int) (env, args []string) 
 }
 
 func TestStripeNode(t *testing.T) {
+	t.Parallel()
 	denied := func(r sdkResult) bool {
 		return r.Type == "StripePermissionError" && r.Constructor == "StripePermissionError"
 	}
@@ -346,6 +347,7 @@ func TestStripeNode(t *testing.T) {
 }
 
 func TestCurl(t *testing.T) {
+	t.Parallel()
 	needStripeMock(t)
 	need(t, "curl")
 	u := newUpstream(t)
@@ -373,6 +375,7 @@ func TestCurl(t *testing.T) {
 
 // TestRunCommand holds `actpass run` to what it promises a command.
 func TestRunCommand(t *testing.T) {
+	t.Parallel()
 	const target = "https://echo.example.test/hello?a=1"
 	python := `import sys, urllib.request
 body = urllib.request.urlopen(sys.argv[1]).read()

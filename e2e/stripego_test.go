@@ -75,6 +75,7 @@ func stripeGo(amount string) error {
 }
 
 func TestStripeGo(t *testing.T) {
+	t.Parallel()
 	self, err := os.Executable()
 	must(t, err)
 	command := func(amount string, retries int, env ...string) (e, args []string) {
