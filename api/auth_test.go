@@ -24,7 +24,7 @@ var calls = []struct {
 	{"GET", "/api/v1/approvals", "", "gateway approver admin"},
 	{"GET", "/api/v1/approvals/apr_support", "", "gateway approver admin"},
 	{"POST", "/api/v1/approvals/apr_support/decide", `{"decision":"approve"}`, "approver admin"},
-	{"POST", "/api/v1/passports/issue", `{"agent_id":"a","allowed_tools":["t"],"allowed_resources":["*"]}`, "admin"},
+	{"POST", "/api/v1/passports/issue", `{"agent_id":"a","allowed_tools":["t"],"allowed_resources":["*"]}`, "gateway approver admin"},
 	{"POST", "/api/v1/passports/verify", `{"token":"t"}`, "gateway approver admin"},
 	{"POST", "/api/v1/passports/revoke", `{"jti":"ap_1"}`, "admin"},
 	{"GET", "/api/v1/passports/jwks", "", "gateway approver admin"},

@@ -22,13 +22,27 @@ type Key struct {
 	ExpiresAt  *evidence.Time `json:"expires_at"`   // null: never
 	LastUsedAt *evidence.Time `json:"last_used_at"` // null: never; kept to the minute
 	RevokedAt  *evidence.Time `json:"revoked_at"`   // null: in force
+	Ceiling    *Ceiling       `json:"ceiling,omitempty"`
 	Key        string         `json:"key,omitempty"`
+}
+
+// Ceiling is the most that a key which is not admin's may put into a passport.
+type Ceiling struct {
+	AllowedTools        []string    `json:"allowed_tools"`
+	AllowedResources    []string    `json:"allowed_resources"`
+	ResourceConstraints Constraints `json:"resource_constraints,omitempty"`
+	RiskTier            string      `json:"risk_tier,omitempty"`
 }
 
 // KeyOf renders k; secret is "" but at creation.
 func KeyOf(k gate.Key, secret string) Key {
+	var ceiling *Ceiling
+	if c := k.Ceiling; c != nil {
+		ceiling = &Ceiling{list(c.AllowedTools), list(c.AllowedResources), c.ResourceConstraints, c.RiskTier}
+	}
 	return Key{
-		ID: k.ID, Name: k.Name, Role: k.Role, AgentID: k.AgentID, Groups: list(k.Groups), Mode: k.Mode, Prefix: k.Prefix,
+		Ceiling: ceiling,
+		ID:      k.ID, Name: k.Name, Role: k.Role, AgentID: k.AgentID, Groups: list(k.Groups), Mode: k.Mode, Prefix: k.Prefix,
 		CreatedAt: evidence.Time{Time: k.CreatedAt}, ExpiresAt: moment(k.ExpiresAt), LastUsedAt: moment(k.LastUsedAt), RevokedAt: moment(k.RevokedAt), Key: secret,
 	}
 }
@@ -58,6 +72,7 @@ type NewKey struct {
 	Mode      string   `json:"mode,omitempty"`
 	TTL       string   `json:"ttl,omitempty"`        // Go duration: 720h
 	ExpiresAt string   `json:"expires_at,omitempty"` // RFC 3339
+	Ceiling   *Ceiling `json:"ceiling,omitempty"`    // of the passports that it may issue
 }
 
 // Wish checks n and turns it into the gate's form. Errors are *Error and name
@@ -73,11 +88,26 @@ func (n NewKey) Wish(now time.Time) (gate.NewKey, error) {
 		return wish, invalid("role", "is required: gateway, approver or admin")
 	case n.Role != gate.RoleGateway && n.Role != gate.RoleApprover && n.Role != gate.RoleAdmin:
 		return wish, invalid("role", "must be gateway, approver or admin")
+	case n.Ceiling != nil && n.Role == gate.RoleAdmin:
+		return wish, invalid("ceiling", "belongs to a key that is not admin's: an admin key may issue any passport")
 	case n.TTL != "" && n.ExpiresAt != "":
 		return wish, invalid("expires_at", "give ttl or expires_at, not both")
 	}
 	if err := checkMode(n.Mode); err != nil {
 		return wish, err
+	}
+	if c := n.Ceiling; c != nil {
+		for _, l := range []struct {
+			field string
+			list  []string
+		}{{"ceiling.allowed_tools", c.AllowedTools}, {"ceiling.allowed_resources", c.AllowedResources}} {
+			if err := checkGlobs(l.field, l.list); err != nil {
+				return wish, err
+			}
+		}
+		wish.Ceiling = &gate.Ceiling{
+			AllowedTools: c.AllowedTools, AllowedResources: c.AllowedResources, ResourceConstraints: c.ResourceConstraints, RiskTier: c.RiskTier,
+		}
 	}
 	if n.Group != "" {
 		wish.Groups = append(append([]string(nil), n.Groups...), n.Group)

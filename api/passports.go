@@ -140,13 +140,8 @@ func (s *server) issuePassport(w http.ResponseWriter, r *http.Request, id gate.I
 		field string
 		list  []string
 	}{{"allowed_tools", b.AllowedTools}, {"allowed_resources", b.AllowedResources}} {
-		if len(l.list) > 64 {
-			return invalid(l.field, "has more than 64 entries")
-		}
-		for _, p := range l.list {
-			if p == "" || len(p) > 512 {
-				return invalid(l.field, "an entry is a name or glob of 1 to 512 bytes")
-			}
+		if err := checkGlobs(l.field, l.list); err != nil {
+			return err
 		}
 	}
 	p, err := s.Gate.IssuePassport(r.Context(), id, gate.NewPassport{
@@ -157,6 +152,18 @@ func (s *server) issuePassport(w http.ResponseWriter, r *http.Request, id gate.I
 		return about("passport", evidenceDown, err)
 	}
 	return writeJSON(w, http.StatusCreated, IssuedPassport{Token: p.Token, ID: p.ID, ExpiresAt: evidence.Time{Time: p.ExpiresAt}})
+}
+
+func checkGlobs(field string, list []string) error {
+	if len(list) > 64 {
+		return invalid(field, "has more than 64 entries")
+	}
+	for _, p := range list {
+		if p == "" || len(p) > 512 {
+			return invalid(field, "an entry is a name or glob of 1 to 512 bytes")
+		}
+	}
+	return nil
 }
 
 // PassportClaims are the claims of a token, as the token has them (RFC 7519).

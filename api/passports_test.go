@@ -216,3 +216,30 @@ func TestAWordStandsWithoutAPassport(t *testing.T) {
 		t.Errorf("%v: %s", a.gate.faults, got.body)
 	}
 }
+
+func TestAKeyWithACeilingIssuesBelowIt(t *testing.T) {
+	r := withPassports(newReal(t, gate.ModeStrict))
+	const cap = `{"allowed_tools":["stripe.refund.*"],"allowed_resources":["stripe:*"],"resource_constraints":{"max_amount":9007199254740993,"currency":"usd"}}`
+	agent, id := r.key(t, `{"name":"agent","role":"gateway","agent_id":"support_agent","ceiling":`+cap+`}`)
+	plain, _ := r.key(t, `{"name":"plain","role":"approver"}`)
+	if listed := r.call("GET", "/api/v1/keys", r.admin, ""); !strings.Contains(listed.body, id) || !strings.Contains(listed.body, "9007199254740993") {
+		t.Error(listed.body)
+	}
+	r.call("POST", issuePath, agent, wanted(`{"max_amount":9007199254740993,"currency":"usd"}`, ``)).want(t, 201, "", "")
+	for _, body := range []string{
+		wanted(`{"max_amount":9007199254740994,"currency":"usd"}`, ``), wanted(`{"max_amount":1}`, ``), wanted(`{}`, ``),
+		strings.Replace(wanted(`{"max_amount":1,"currency":"usd"}`, ``), "support_agent", "other", 1),
+	} {
+		r.call("POST", issuePath, agent, body).want(t, 403, "passport.not_allowed", "")
+		r.call("POST", issuePath, plain, body).want(t, 403, "passport.not_allowed", "")
+	}
+	for body, field := range map[string]string{
+		`{"name":"n","role":"admin","ceiling":` + cap + `}`:                                                                        "ceiling",
+		`{"name":"n","role":"gateway","ceiling":{}}`:                                                                               "ceiling.allowed_tools",
+		`{"name":"n","role":"gateway","ceiling":{"allowed_tools":["*"],"allowed_resources":[""]}}`:                                 "ceiling.allowed_resources",
+		`{"name":"n","role":"gateway","ceiling":{"allowed_tools":["*"],"allowed_resources":["*"],"ttl":1}}`:                        "ceiling.ttl",
+		`{"name":"n","role":"gateway","ceiling":{"allowed_tools":["*"],"allowed_resources":["*"],"resource_constraints":{"x":1}}}`: "ceiling.resource_constraints",
+	} {
+		r.call("POST", "/api/v1/keys", r.admin, body).want(t, 400, "invalid_request", field)
+	}
+}

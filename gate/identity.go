@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -33,6 +34,7 @@ type Identity struct {
 	Role       string
 	Groups     []string
 	BoundAgent string // the agent that the key speaks for, "" for any
+	Ceiling    *Ceiling
 }
 
 // keyPrefix starts every secret, so that scanners can find leaked ones.
@@ -119,7 +121,7 @@ func (g *Gate) Authenticate(ctx context.Context, secret, agent string) (Identity
 	}
 	id := Identity{
 		TenantID: k.TenantID, AgentID: k.AgentID, Source: SourceKey, KeyID: k.ID, Name: k.Name,
-		KeyMode: k.Mode, Role: k.Role, Groups: k.Groups, BoundAgent: k.AgentID,
+		KeyMode: k.Mode, Role: k.Role, Groups: k.Groups, BoundAgent: k.AgentID, Ceiling: k.Ceiling,
 	}
 	if id.AgentID == "" {
 		id.AgentID = agent
@@ -135,6 +137,7 @@ type NewKey struct {
 	Groups  []string
 	Mode    string
 	TTL     time.Duration // 0: never expires
+	Ceiling *Ceiling      // nil: it may not issue passports, unless it is admin's
 }
 
 // CreateKey makes a key and records it. The secret is shown once.
@@ -151,6 +154,9 @@ func (g *Gate) CreateKey(ctx context.Context, actor Identity, n NewKey) (k Key, 
 	case len(n.AgentID) > clipLen:
 		return Key{}, "", &FieldError{Field: "agent_id", Message: "is too long"}
 	}
+	if err := n.Ceiling.check(n.Role); err != nil {
+		return Key{}, "", err
+	}
 	var raw [32]byte
 	if _, err := rand.Read(raw[:]); err != nil {
 		return Key{}, "", fmt.Errorf("make a key: %w", err)
@@ -159,14 +165,22 @@ func (g *Gate) CreateKey(ctx context.Context, actor Identity, n NewKey) (k Key, 
 	now := g.now()
 	k = Key{
 		ID: newID("key_"), TenantID: actor.TenantID, Name: n.Name, Role: n.Role, AgentID: n.AgentID,
-		Groups: n.Groups, Mode: n.Mode, Prefix: secret[:len(keyPrefix)+4], CreatedAt: now,
+		Groups: n.Groups, Mode: n.Mode, Ceiling: n.Ceiling, Prefix: secret[:len(keyPrefix)+4], CreatedAt: now,
 	}
 	if n.TTL > 0 {
 		k.ExpiresAt = now.Add(n.TTL)
 	}
 	// On record first: a key that exists unrecorded would be worse than a record
 	// of a key that was never stored.
-	err = g.noteFor(ctx, actor, evidence.KindSystem, "key created", map[string]string{"key_id": k.ID, "name": k.Name, "role": k.Role, "agent_id": k.AgentID})
+	data := map[string]string{"key_id": k.ID, "name": k.Name, "role": k.Role, "agent_id": k.AgentID}
+	if k.Ceiling != nil {
+		b, err := json.Marshal(k.Ceiling)
+		if err != nil {
+			return Key{}, "", fmt.Errorf("make a key: %w", err)
+		}
+		data["ceiling"] = clipTo(string(b), 2048)
+	}
+	err = g.noteFor(ctx, actor, evidence.KindSystem, "key created", data)
 	if err != nil {
 		return Key{}, "", err
 	}

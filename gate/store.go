@@ -38,6 +38,7 @@ type Key struct {
 	ExpiresAt  time.Time // zero: never
 	LastUsedAt time.Time // zero: never; kept to the minute
 	RevokedAt  time.Time // zero: in force
+	Ceiling    *Ceiling  // of the passports that it may issue; nil: none but as admin
 }
 
 // Approval states. Legal moves: pending to approved, denied, expired, cancelled;

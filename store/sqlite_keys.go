@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -11,23 +12,52 @@ import (
 	"github.com/actpass/sidecar/gate"
 )
 
-const keyColumns = `id, tenant_id, name, role, agent_id, groups, mode, prefix, created_at, expires_at, last_used_at, revoked_at`
+const keyColumns = `id, tenant_id, name, role, agent_id, groups, mode, prefix, created_at, expires_at, last_used_at, revoked_at, ceiling`
 
 func scanKey(row scanner) (gate.Key, error) {
 	var k gate.Key
-	var groups []byte
+	var groups, ceiling []byte
 	var created, expires, used, revoked int64
 	err := row.Scan(&k.ID, &k.TenantID, &k.Name, &k.Role, &k.AgentID, &groups, &k.Mode, &k.Prefix,
-		&created, &expires, &used, &revoked)
+		&created, &expires, &used, &revoked, &ceiling)
 	if err != nil {
 		return gate.Key{}, err
 	}
 	if err := json.Unmarshal(groups, &k.Groups); err != nil {
 		return gate.Key{}, fmt.Errorf("groups of key %s: %w", k.ID, err)
 	}
+	if k.Ceiling, err = decodeCeiling(ceiling); err != nil {
+		return gate.Key{}, fmt.Errorf("ceiling of key %s: %w", k.ID, err)
+	}
 	k.CreatedAt, k.ExpiresAt = fromMicros(created), fromMicros(expires)
 	k.LastUsedAt, k.RevokedAt = fromMicros(used), fromMicros(revoked)
 	return k, nil
+}
+
+func encodeCeiling(c *gate.Ceiling) (string, error) {
+	if c == nil {
+		return "", nil
+	}
+	b, err := json.Marshal(c)
+	return string(b), err
+}
+
+// decodeCeiling keeps bounds exact, as they are for arguments.
+func decodeCeiling(raw []byte) (*gate.Ceiling, error) {
+	if len(raw) == 0 {
+		return nil, nil
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	d.DisallowUnknownFields() // a bound that this program does not know is not ignored
+	var c gate.Ceiling
+	if err := d.Decode(&c); err != nil {
+		return nil, err
+	}
+	for k, v := range c.ResourceConstraints {
+		c.ResourceConstraints[k] = exact(v)
+	}
+	return &c, nil
 }
 
 // CreateKey implements gate.Store.
@@ -36,6 +66,10 @@ func (s *SQLite) CreateKey(ctx context.Context, k gate.Key, hash [32]byte) error
 		return err
 	}
 	groups, err := json.Marshal(k.Groups)
+	if err != nil {
+		return fmt.Errorf("store key %s: %w", k.ID, err)
+	}
+	ceiling, err := encodeCeiling(k.Ceiling)
 	if err != nil {
 		return fmt.Errorf("store key %s: %w", k.ID, err)
 	}
@@ -48,9 +82,9 @@ func (s *SQLite) CreateKey(ctx context.Context, k gate.Key, hash [32]byte) error
 		if taken > 0 {
 			return fmt.Errorf("a key with this id or secret exists: %w", gate.ErrIllegalState)
 		}
-		return b.run(`INSERT INTO keys (`+keyColumns+`, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		return b.run(`INSERT INTO keys (`+keyColumns+`, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			k.ID, k.TenantID, k.Name, k.Role, k.AgentID, string(groups), k.Mode, k.Prefix,
-			micros(k.CreatedAt), micros(k.ExpiresAt), micros(k.LastUsedAt), micros(k.RevokedAt), hash[:])
+			micros(k.CreatedAt), micros(k.ExpiresAt), micros(k.LastUsedAt), micros(k.RevokedAt), ceiling, hash[:])
 	})
 	if err != nil {
 		return fmt.Errorf("store key %s: %w", k.ID, err)

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -157,14 +159,22 @@ var keyFlags = strings.NewReplacer("groups: ", "group: ", "agent_id: ", "agent: 
 func newKeysCreateCmd() *cobra.Command {
 	var n api.NewKey
 	var asJSON bool
+	var ceiling string
 	cmd := &cobra.Command{
 		Use:   "create --name NAME --role gateway|approver|admin",
 		Short: "Make a key; its secret is printed once, alone, on standard output",
 		Example: `  actpass keys create --name support-agent --role gateway --agent support_agent --ttl 720h
   actpass keys create --name ann --role approver --group support-leads
+  actpass keys create --name planner --role gateway --ceiling '{"allowed_tools":["stripe.refund.*"],"allowed_resources":["*"],"resource_constraints":{"max_amount":5000}}'
   export ACTPASS_API_KEY=$(actpass keys create --name ops --role admin)`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if ceiling != "" {
+				var err error
+				if n.Ceiling, err = readCeiling(ceiling); err != nil {
+					return usage("--ceiling: %v", err)
+				}
+			}
 			if _, err := n.Wish(time.Now()); err != nil {
 				return usage("--%s", keyFlags.Replace(plain(err.Error())))
 			}
@@ -192,10 +202,32 @@ func newKeysCreateCmd() *cobra.Command {
 	cmd.Flags().StringVar(&n.AgentID, "agent", "", "the one agent that the key speaks for; without it, any")
 	cmd.Flags().StringArrayVar(&n.Groups, "group", nil, "group of an approver, as rules name it in approvers; may be given several times")
 	cmd.Flags().StringVar(&n.Mode, "mode", "", "mode that calls with this key get at least: warn, enforce or strict")
+	cmd.Flags().StringVar(&ceiling, "ceiling", "", "the most that the key may put into passports, as JSON or a file of it: allowed_tools, allowed_resources, resource_constraints, risk_tier")
 	cmd.Flags().StringVar(&n.TTL, "ttl", "", "how long the key is good, as in 720h; without it, until it is revoked")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the key as JSON, secret included")
 	addAPIFlag(cmd)
 	return cmd
+}
+
+// readCeiling reads JSON, or the file that holds it.
+func readCeiling(text string) (*api.Ceiling, error) {
+	data := []byte(text)
+	if !strings.HasPrefix(strings.TrimSpace(text), "{") {
+		var err error
+		if data, err = os.ReadFile(text); err != nil {
+			return nil, err
+		}
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	var c api.Ceiling
+	if err := d.Decode(&c); err != nil {
+		return nil, fmt.Errorf("not a ceiling: %w", err)
+	}
+	if d.More() {
+		return nil, errors.New("something follows the ceiling")
+	}
+	return &c, nil
 }
 
 func describeKey(k api.Key) string {
@@ -208,6 +240,9 @@ func describeKey(k api.Key) string {
 	}
 	if k.Mode != "" {
 		s += ", mode " + k.Mode
+	}
+	if k.Ceiling != nil {
+		s += ", issues passports for " + plain(strings.Join(k.Ceiling.AllowedTools, " "))
 	}
 	if k.ExpiresAt == nil {
 		return s + ", does not expire"

@@ -23,7 +23,8 @@ func newPassportCmd() *cobra.Command {
 tools on which resources, within which values. An agent shows it as the header
 ActPass-Passport, or as ` + "`passport`" + ` of a preflight.
 
-issue, verify and revoke ask the running sidecar with the key in ` + envAPIKey + `;
+An admin key may issue any passport, another one what its ceiling contains (see
+keys create --ceiling). issue, verify and revoke ask the running sidecar with the key in ` + envAPIKey + `;
 rotate works on the data directory.`,
 		Example: "  actpass passport issue --agent support_agent --tool stripe.refund.create --resource 'stripe:charge:*' --max-amount 5000 --currency usd",
 		RunE:    showHelp,

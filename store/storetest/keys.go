@@ -13,6 +13,10 @@ func testKeys(t *testing.T, s *suite) {
 	full := gate.Key{
 		ID: "key_1", TenantID: "acme", Name: "lead", Role: gate.RoleApprover, AgentID: "a", Groups: []string{"support-leads", "x"},
 		Mode: gate.ModeEnforce, Prefix: "sk_live_ab", CreatedAt: noon, ExpiresAt: at(time.Hour),
+		Ceiling: &gate.Ceiling{
+			AllowedTools: []string{"stripe.refund.*"}, AllowedResources: []string{"*"}, RiskTier: "high",
+			ResourceConstraints: map[string]any{"max_amount": int64(1<<53 + 1), "max": map[string]any{"x": 0.5}, "one_of": map[string]any{"c": []any{"usd", int64(1)}}},
+		},
 	}
 	if err := s.CreateKey(s.ctx, full, hashOf("one")); err != nil {
 		t.Fatal(err)
