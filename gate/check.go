@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"runtime/debug"
 	"time"
@@ -133,17 +132,7 @@ func (g *Gate) judge(ctx context.Context, c *call) {
 	g.approvedBy(ctx, c, &v)
 	c.verdict = v
 	c.describe(g, ambiguous)
-	// Limits are reserved last, and only by a call that would otherwise leave
-	// under enforcement.
-	// A call that will be held reserves under its approval instead: its retries
-	// must not take a share each.
-	if do := v.do(c.mode); v.effect != policy.Deny && len(v.policy.Limits) > 0 && do != enforceBlock && do != enforceHold {
-		id := c.id
-		if c.approval != "" {
-			id = c.approval // the share was taken when the call was held
-		}
-		g.reserve(ctx, c, id)
-	}
+	g.limit(ctx, c)
 }
 
 func (c *call) unmapped() policy.Decision {
@@ -215,40 +204,6 @@ func (c *call) describeBody() {
 		c.event.Request.BodySHA256 = hex.EncodeToString(sum[:])
 		c.event.Request.Bytes = int64(len(c.out.Body))
 	}
-}
-
-// reserve takes the limits' shares under an id, or turns the verdict into what
-// the limit that is used up says.
-func (g *Gate) reserve(ctx context.Context, c *call, id string) {
-	uses := limitUses(c.verdict.policy.Limits)
-	over, used, err := g.store.Reserve(ctx, c.Identity.TenantID, id, uses, c.started)
-	switch {
-	case errors.Is(err, ErrIllegalState):
-		c.reservation = id // taken by an earlier attempt at the same held call
-	case err != nil:
-		g.Fault("store", fmt.Errorf("reserve limits: %w", err))
-		c.fault("limits could not be checked: the store did not answer")
-		c.verdict.refuse = &closed{503, ReasonStore, "the limits on this call could not be checked, because the store did not answer"}
-	case over >= 0:
-		l := c.verdict.policy.Limits[over]
-		c.verdict.policy = c.verdict.policy.Exceeded(l.Limit, used[over], l.Limit.Max-used[over])
-		c.verdict.effect = c.verdict.policy.Effect
-		c.event.Rule = &evidence.Position{File: l.Limit.Pos.File, Line: l.Limit.Pos.Line, Name: l.Limit.Name}
-		c.event.Flags = append(c.event.Flags, FlagLimit)
-	default:
-		c.reservation = id
-	}
-}
-
-func limitUses(list []policy.Reservation) []Use {
-	uses := make([]Use, len(list))
-	for i, l := range list {
-		uses[i] = Use{
-			Limit: l.Limit.Policy + "/" + l.Limit.Name, Key: l.Key, Amount: l.Amount,
-			Max: l.Limit.Max, Window: l.Limit.Window,
-		}
-	}
-	return uses
 }
 
 func (c *call) fault(note string) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -89,27 +88,6 @@ func (g *Gate) open(ctx context.Context, c *call, a Approval) (Approval, *Refusa
 		}
 		// Answered between the two: look again.
 	}
-}
-
-// reserveHeld takes the limits' shares of a held call, once for all its attempts,
-// under the approval's id. They are given back when the approval comes to
-// nothing. A limit that denies what is over it ends the hold.
-func (g *Gate) reserveHeld(ctx context.Context, c *call, a Approval) *Refusal {
-	if len(c.verdict.policy.Limits) == 0 || slices.Contains(c.event.Flags, FlagLimit) {
-		return nil
-	}
-	asked := c.verdict.policy
-	g.reserve(ctx, c, a.ID)
-	if c.verdict.refuse == nil && c.verdict.effect != policy.Deny {
-		// Over a limit that asks a human too: one human is asked, for the rule.
-		c.verdict.policy, c.verdict.effect = asked, policy.RequireApproval
-		return nil
-	}
-	if _, err := g.store.Cancel(ctx, a.TenantID, a.ID, systemActor, "a limit does not leave room for the call", g.now()); err == nil {
-		g.recordTransitions(ctx)
-		g.waits.wake(a.ID)
-	}
-	return g.block(ctx, c)
 }
 
 // wait blocks until the approval is decided, and then goes on with the call.

@@ -8,7 +8,6 @@ import (
 
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/mapping"
-	"github.com/actpass/sidecar/policy"
 )
 
 // Preflight is the body of the preflight call, decoded.
@@ -82,9 +81,7 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 	c.reading.Calls = []mapping.Call{one}
 	c.judgePreflight(ctx, g, p.Mode)
 	v := &c.verdict
-	if do := v.do(c.mode); v.effect != policy.Deny && len(v.policy.Limits) > 0 && do != enforceBlock && do != enforceHold {
-		g.limitPreflight(ctx, c, p.Intent == IntentExecute)
-	}
+	g.limitPreflight(ctx, c, p.Intent == IntentExecute)
 	d = rules.render(v, c.mode, c.id)
 	if d.Enforcement == enforceHold {
 		if d.ApprovalRequestID, err = g.openPreflight(ctx, c, p); err != nil {
@@ -132,32 +129,6 @@ func preflightOutcome(d *evidence.Decision, intent string) *evidence.Outcome {
 		return &evidence.Outcome{State: evidence.StatePending}
 	}
 	return nil
-}
-
-// limitPreflight looks at the limits, and takes a share only for an action that
-// will be executed.
-func (g *Gate) limitPreflight(ctx context.Context, c *call, execute bool) {
-	if execute {
-		g.reserve(ctx, c, c.id)
-		return
-	}
-	uses := limitUses(c.verdict.policy.Limits)
-	used, err := g.store.Usage(ctx, c.Identity.TenantID, uses, c.started)
-	if err != nil {
-		g.Fault("store", fmt.Errorf("look at limits: %w", err))
-		c.fault("limits could not be checked: the store did not answer")
-		c.verdict.refuse = &closed{503, ReasonStore, "the limits on this call could not be checked, because the store did not answer"}
-		return
-	}
-	for i, u := range uses {
-		if used[i]+u.Amount > u.Max {
-			l := c.verdict.policy.Limits[i]
-			c.verdict.policy = c.verdict.policy.Exceeded(l.Limit, used[i], u.Max-used[i])
-			c.verdict.effect = c.verdict.policy.Effect
-			c.event.Flags = append(c.event.Flags, FlagLimit)
-			return
-		}
-	}
 }
 
 func (g *Gate) openPreflight(ctx context.Context, c *call, p Preflight) (string, error) {

@@ -85,19 +85,23 @@ func TestLimitsOfSilentPolicies(t *testing.T) {
 func TestExceeded(t *testing.T) {
 	s := example(t)
 	d := s.Decide(refund(int64(4900), "usd"))
-	l := d.Limits[0].Limit
-	got := d.Exceeded(l, 98000, 2000)
+	r := d.Limits[0]
+	l := r.Limit
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	over := func(l *Limit) Reservation { return Reservation{Limit: l, Key: r.Key, Amount: r.Amount} }
+	got := d.Exceeded(r, 98000, now)
 	want := Decision{
 		Effect: RequireApproval, ReasonCode: "refund.daily_limit",
-		Summary: "Policy refund_policy v3: limit refunds_per_day is used up: used 98000 of 100000 in 24h.",
+		Summary: "Policy refund_policy v3: limit refunds_per_day leaves no room for this call: 980.00 of 1000.00 USD used in 24h, and the call would use 49.00 USD.",
 		Policy:  "refund_policy", Version: 3, Rule: "refunds_per_day", Pos: l.Pos, RuleHash: l.Hash,
 		MatchedRules: []string{"refunds_per_day", "small_refund_auto_approve"},
 		NextSteps: []string{
-			"The limit refunds_per_day has 2000 left of 100000 in 24h: ask for no more than that, or wait.",
+			"The limit refunds_per_day has 20.00 USD left of 1000.00 USD in 24h: ask for no more than that, or wait; a use stops counting 24h after it was made.",
 			"A person has to approve this call: repeat it unchanged to wait for the decision.",
 		},
 		Approval: &Approval{Required: 1, Expires: time.Hour, UseWithin: 15 * time.Minute},
 		Limits:   d.Limits,
+		Over:     []Reservation{r},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -105,20 +109,20 @@ func TestExceeded(t *testing.T) {
 
 	hard := *l
 	hard.Effect, hard.Approval = Deny, nil
-	if got := d.Exceeded(&hard, 1, 0); got.Effect != Deny || got.Approval != nil || got.Limits != nil || got.ReasonCode != "refund.daily_limit" {
+	if got := d.Exceeded(over(&hard), 1, now); got.Effect != Deny || got.Approval != nil || got.Limits != nil || got.ReasonCode != "refund.daily_limit" {
 		t.Errorf("%+v", got)
 	}
 	odd := *l
 	odd.Effect = Allow
-	if got := d.Exceeded(&odd, 1, 0); got.Effect != Deny {
+	if got := d.Exceeded(over(&odd), 1, now); got.Effect != Deny {
 		t.Errorf("a limit that allows loosens: %+v", got)
 	}
 	denied := s.Decide(refund(int64(60000), "usd"))
-	if diff := cmp.Diff(denied, denied.Exceeded(l, 1, 0)); diff != "" {
+	if diff := cmp.Diff(denied, denied.Exceeded(r, 1, now)); diff != "" {
 		t.Errorf("a denial is softened: %s", diff)
 	}
 	held := s.Decide(refund(int64(20000), "usd"))
-	if got := held.Exceeded(&hard, 1, 0); got.Effect != Deny {
+	if got := held.Exceeded(over(&hard), 1, now); got.Effect != Deny {
 		t.Errorf("%+v", got)
 	}
 
@@ -138,7 +142,7 @@ func TestExceeded(t *testing.T) {
 		{"no group in common", with(Approval{Approvers: []string{"finance"}, Required: 1}), nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := held.Exceeded(tt.l, 1, 0)
+			got := held.Exceeded(over(tt.l), 1, now)
 			if diff := cmp.Diff(tt.want, got.Approval); diff != "" {
 				t.Error(diff)
 			}
@@ -153,7 +157,7 @@ func TestExceeded(t *testing.T) {
 	var made Decision
 	made.Effect = RequireApproval
 	made.Approval = &Approval{Required: 3}
-	if got := made.Exceeded(with(Approval{Approvers: []string{"g"}, Required: 1}), 1, 0); !slices.Equal(got.Approval.Approvers, []string{"g"}) || got.Approval.Required != 3 {
+	if got := made.Exceeded(over(with(Approval{Approvers: []string{"g"}, Required: 1})), 1, now); !slices.Equal(got.Approval.Approvers, []string{"g"}) || got.Approval.Required != 3 {
 		t.Errorf("%+v", got.Approval)
 	}
 }
