@@ -35,7 +35,8 @@ type existing struct {
 	tool    string
 	methods []string // empty: any
 	hosts   []string
-	paths   []string // one for each alternative of the pattern
+	pattern string
+	paths   []string // shapes, one for each alternative of the pattern
 }
 
 // Merge adds to an edited rule file the operations of p that it lacks. What
@@ -107,14 +108,14 @@ func (p *Pack) Merge(file mapping.Source) (*Merged, error) {
 		return nil, err
 	}
 	for _, r := range g.rules {
-		for _, path := range r.paths {
-			if strings.ContainsAny(path, "\x02") || strings.Contains(path, "**") {
-				continue // a net, no operation
-			}
-			for _, m := range r.methods {
-				if !slices.ContainsFunc(r.hosts, func(h string) bool { return wanted[h+" "+m+" "+path] }) {
-					out.Gone = append(out.Gone, Gone{r.line, m, readable(path), r.tool})
-				}
+		if strings.Contains(r.pattern, "*") {
+			continue // a net, no operation
+		}
+		for _, m := range r.methods {
+			if !slices.ContainsFunc(r.hosts, func(h string) bool {
+				return slices.ContainsFunc(r.paths, func(path string) bool { return wanted[h+" "+m+" "+path] })
+			}) {
+				out.Gone = append(out.Gone, Gone{r.line, m, r.pattern, r.tool})
 			}
 		}
 	}
@@ -217,7 +218,7 @@ func readFile(file mapping.Source) (*ruleFile, error) {
 			r.methods = texts(v)
 		}
 		if v := field(match, "path"); v != nil {
-			r.paths = patternShapes(v.Value)
+			r.pattern, r.paths = v.Value, patternShapes(v.Value)
 		}
 		f.rules = append(f.rules, r)
 	}
@@ -357,21 +358,4 @@ func alternatives(s string) []string {
 		}
 		from = end + 1
 	}
-}
-
-// readable is a shape as a pattern.
-func readable(shape string) string {
-	var b strings.Builder
-	for part := range strings.SplitSeq(shape[1:], "/") {
-		b.WriteByte('/')
-		switch {
-		case part == "*":
-			b.WriteString("{}")
-		case strings.HasPrefix(part, "\x01"):
-			b.WriteString(strings.Replace(part[1:], "\x00", "{}", 1))
-		default:
-			b.WriteString(strings.TrimLeft(part, "\x02\x03"))
-		}
-	}
-	return b.String()
 }

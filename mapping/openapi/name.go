@@ -22,6 +22,7 @@ type naming struct {
 	version  string   // a first segment such as v2
 	resource []string // parts of the resource
 	last     string   // the name of the last named segment
+	form     string   // what stands behind it with a dot: pdf
 }
 
 // describe fills tool, risk and resource of o.
@@ -29,7 +30,10 @@ func (n *naming) describe(o *Operation) {
 	n.read()
 	o.naming = n
 	o.Risk = n.risk()
-	o.Resource = n.provider + ":" + strings.Join(n.resource, "/")
+	// A path of dozens of names makes no template: the resource is then the URL.
+	if o.Resource = n.provider + ":" + strings.Join(n.resource, "/"); len(o.Resource) > maxResource {
+		o.Resource = ""
+	}
 }
 
 // verbs are the words that say what is done. In a path, such a word at the end
@@ -65,6 +69,10 @@ var echoes = map[string]string{
 	"get": "", "post": "", "put": "", "patch": "", "read": "", "fetch": "", "find": "", "show": "", "describe": "",
 	"retrieve": "", "view": "", "destroy": "delete", "edit": "update", "modify": "update", "insert": "create", "new": "create",
 }
+
+// ends are the verbs that a DELETE may have.
+var ends = set(`archive cancel clear close deactivate delete deny deprovision detach disable disassociate disconnect drop end kick
+	kill leave purge release remove reset revoke stop terminate wipe`)
 
 func set(list string) map[string]bool {
 	m := make(map[string]bool)
@@ -123,6 +131,9 @@ func (n *naming) read() {
 			if custom, ok := strings.CutPrefix(s.suffix, ":"); ok && snake(custom) != "" { // {charge}:capture
 				action = snake(custom)
 			}
+			if form, ok := strings.CutPrefix(s.suffix, "."); ok { // {order}.pdf
+				n.form = snake(form)
+			}
 		default:
 			tail = ""
 		}
@@ -147,6 +158,9 @@ func (n *naming) read() {
 	case n.verb == "":
 		n.verb = byMethod(n.method, tail)
 	}
+	if n.form != "" && tail == "" {
+		n.verb += "_" + n.form
+	}
 }
 
 // acts says whether the last text of a path is what is done, not what it is done
@@ -157,6 +171,9 @@ func (n *naming) acts(tail string, behindName bool) bool {
 	}
 	first, rest, _ := strings.Cut(tail, "_")
 	if act(first) && !nouns[first] && (rest != "" || singular(tail) == tail) {
+		return true
+	}
+	if reading[first] && singular(tail) == tail {
 		return true
 	}
 	thing := n.held
@@ -210,7 +227,9 @@ func (n *naming) fromID() string {
 			}
 			verb = better
 		}
-		if verb == "list" && n.method != "GET" && n.method != "POST" || !verbs[verb] {
+		switch { // a document that says "create" of a DELETE does not know better
+		case !act(verb), n.method == "DELETE" && !ends[verb] && !strings.HasPrefix(verb, "un"),
+			n.method != "GET" && n.method != "POST" && reading[verb]:
 			continue
 		}
 		if len(w) > 1 || len(groups) > 1 {
@@ -289,6 +308,9 @@ func singular(s string) string {
 var irregular = map[string]string{"people": "person", "children": "child", "indices": "index", "vertices": "vertex", "matrices": "matrix"}
 
 func lastWord(s string) string { return s[strings.LastIndexByte(s, '_')+1:] }
+
+// maxResource is the longest template that package mapping takes.
+const maxResource = 1024
 
 // maxTool is the longest name of a tool that package mapping takes.
 const maxTool = 128

@@ -245,6 +245,9 @@ func isIdentifier(s string) bool {
 	case other == strings.Count(s, "_")+dashes && digits > 1 && len(s) >= 20 && (upper > 0 && lower > 0):
 		return true
 	}
+	if prefix, rest, ok := strings.Cut(s, "_"); ok && len(rest) == 36 && len(prefix) <= 16 && isIdentifier(rest) { // ev_ and a UUID
+		return true
+	}
 	if i := strings.LastIndexAny(s, "_-"); i > 0 && i+1 < len(s) {
 		return prefixedID(s[:i], s[i+1:])
 	}

@@ -11,6 +11,7 @@
 package openapi
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -52,6 +53,7 @@ type Operation struct {
 	Summary  string `json:"-"`              // one line, for a comment
 	Calls    int    `json:"seen,omitempty"` // how many calls were seen of it (Observe)
 
+	from   string // as the document calls it: "GET /orders/{order-id}"
 	segs   []segment
 	naming *naming
 }
@@ -75,7 +77,7 @@ type Left struct {
 // key identifies what an operation matches, whatever its segments are called.
 func (o *Operation) key() string { return o.Host + " " + o.Method + " " + shapeOf(o.segs) }
 
-func (o *Operation) label() string { return o.Method + " " + o.Path }
+func (o *Operation) label() string { return cmp.Or(o.from, o.Method+" "+o.Path) }
 
 // sample is a request target that the operation matches, and no other of its
 // pack but where their patterns overlap.

@@ -128,7 +128,7 @@ func sorted(m map[string]any) []string {
 }
 
 func (r *reader) draft(f found) {
-	o := Operation{Method: f.method, Summary: summary(f.op)}
+	o := Operation{Method: f.method, Summary: summary(f.op), from: f.method + " " + f.path}
 	base := r.base
 	for _, v := range []any{f.op["servers"], f.item["servers"]} {
 		if own := servers(v); len(own) > 0 {
@@ -141,12 +141,12 @@ func (r *reader) draft(f found) {
 	}
 	segs, err := parsePath(f.path, true)
 	if err != nil {
-		r.leave(f.method+" "+f.path, err)
+		r.leave(o.from, err)
 		return
 	}
 	prefix, err := parsePath(base+"/", false)
 	if err != nil {
-		r.leave(f.method+" "+f.path, fmt.Errorf("its server: %w", err))
+		r.leave(o.from, fmt.Errorf("its server: %w", err))
 		return
 	}
 	// The server's path is no part of the name: it is the same for all.

@@ -59,7 +59,7 @@ func (s segment) shape() string {
 }
 
 // sampleValue stands for a value in a sample. It must be no text of any path.
-const sampleValue = "sample-0"
+const sampleValue = "q0q0q"
 
 func (s segment) sample() string {
 	switch {

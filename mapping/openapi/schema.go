@@ -245,7 +245,7 @@ func join(a, b map[string]any, how string) map[string]any {
 // first, each group by name.
 func (c *collector) collect(schema any) []mapping.Arg {
 	f := c.flatten(schema, nil)
-	c.members(f, nil, true)
+	c.members(f, nil, true, false)
 	byName := func(a, b mapping.Arg) int { return strings.Compare(a.Name, b.Name) }
 	slices.SortFunc(c.args, byName)
 	c.args = slices.CompactFunc(c.args, func(a, b mapping.Arg) bool { return a.Name == b.Name })
@@ -267,8 +267,9 @@ func (c *collector) collect(schema any) []mapping.Arg {
 }
 
 // members declares the properties of f below at. certain says that all that f is
-// in must be there. Schemas that contain themselves end at maxNesting.
-func (c *collector) members(f flat, at []string, certain bool) {
+// in must be there; hidden, that only secrets are to be declared. Schemas that
+// contain themselves end at maxNesting.
+func (c *collector) members(f flat, at []string, certain, hidden bool) {
 	if len(at) >= maxNesting {
 		return
 	}
@@ -283,16 +284,18 @@ func (c *collector) members(f flat, at []string, certain bool) {
 		}
 		path = append(at[:len(at):len(at)], path...)
 		must := certain && f.required[key]
-		c.declare(p, path, must)
-		if c.kind != "json" && !c.brackets[path[0]] {
-			continue
+		if !hidden || secretArg(path, p.format) {
+			c.declare(p, path, must && !hidden)
 		}
+		// How a field nests is not said: it may be in brackets all the same, and a
+		// secret in it must not be recorded then.
+		hidden := hidden || c.kind != "json" && !c.brackets[path[0]]
 		if len(p.props) > 0 && (p.types == nil || p.types["object"]) {
-			c.members(p, path, must && p.only() == "object" && !p.nullable)
+			c.members(p, path, must && p.only() == "object" && !p.nullable, hidden)
 		}
 		if p.items != nil {
 			item := c.flatten(p.items, nil)
-			c.members(item, append(path[:len(path):len(path)], "*"), false)
+			c.members(item, append(path[:len(path):len(path)], "*"), false, hidden)
 		}
 	}
 }
