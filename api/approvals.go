@@ -219,7 +219,6 @@ func (s *server) decide(w http.ResponseWriter, r *http.Request, id gate.Identity
 		p, err := s.Gate.PassportFor(r.Context(), id, a)
 		if err != nil {
 			s.Logger.Error("the passport of an approval could not be made", zap.String("request_id", note(r).requestID), zap.String("approval", a.ID), zap.Error(err))
-			s.Gate.Fault("passport", err)
 		} else {
 			d.PassportToken, d.PassportExpiresAt = p.Token, moment(p.ExpiresAt)
 		}
