@@ -37,7 +37,8 @@ func newItem(record []byte) (item, error) {
 // to nobody: they do not change any more.
 type batch struct {
 	items []item
-	flush bool // sync even with Options.Async
+	since time.Time // when it was begun
+	flush bool      // sync even with Options.Async
 	taken bool
 	err   error
 	done  chan struct{}
@@ -60,6 +61,9 @@ type writer struct {
 	tree    evidence.Tree // over the records up to offset
 	durable int64         // what an fsync has confirmed; less than offset only with Async
 	since   time.Time     // when the oldest unsynced byte was written
+	company time.Duration // how long a batch waits for more to share its fsync
+	took    time.Duration // by an fsync, lately
+	ended   time.Time     // the last fsync
 	broken  bool          // the file must be repaired before it is written again
 	retry   time.Time     // not before this for records that nobody waits for
 	probe   time.Time     // when to try a disk that refused; zero while it takes everything
@@ -131,6 +135,15 @@ func (l *Log) take() (b *batch, later []item, wait time.Duration, done bool) {
 			ready = l.w.retry
 		}
 		if d := time.Until(ready); d > 0 {
+			return nil, nil, d, false
+		}
+	}
+	if b != nil && !b.flush && !l.rush && !l.closing {
+		since := b.since
+		if l.w.ended.After(since) {
+			since = l.w.ended
+		}
+		if d := time.Until(since.Add(l.w.company)); d > 0 {
 			return nil, nil, d, false
 		}
 	}
@@ -336,10 +349,12 @@ func (l *Log) commit(later, waiting []item) ([]byte, error) {
 		err = io.ErrShortWrite
 	}
 	if err == nil && !l.opt.Async {
+		began := time.Now()
 		if err = w.file.Sync(); err != nil {
 			// What the kernel did with the pages is unknown.
 			w.broken = true
 		}
+		w.await(len(waiting), began)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("ledger: write %d records: %w", n, err), l.undo())
@@ -479,6 +494,17 @@ func (l *Log) sync() error {
 	}
 	w.durable, w.since = w.offset, time.Time{}
 	return nil
+}
+
+// await decides how long the next batch waits for company, from how many waited
+// for the fsync that began then and has just ended.
+func (w *writer) await(waiting int, began time.Time) {
+	w.ended = time.Now()
+	w.took = (3*w.took + w.ended.Sub(began)) / 4
+	w.company = 0
+	if waiting > 1 {
+		w.company = min(w.took, maxCompany)
+	}
 }
 
 func (w *writer) unsynced() bool { return w.durable < w.offset }
