@@ -33,7 +33,9 @@ const (
 	// followPause is the least time between two batches while the log grows slower
 	// than batches fill: it lets records collect, so that a busy sidecar spends its
 	// processor on calls. CatchUp cuts it short.
-	followPause = 40 * time.Millisecond
+	followPause = 250 * time.Millisecond
+	// firstRetry is the pause after a failure; it doubles with each that follows.
+	firstRetry = 40 * time.Millisecond
 )
 
 // Follow keeps the index up to date with src until ctx ends, whose error it then
@@ -55,9 +57,9 @@ func (ix *Index) Follow(ctx context.Context, src Source) error {
 
 	f := &follower{ix: ix, src: src}
 	defer f.end()
-	backoff := followPause
+	backoff := firstRetry
 	for {
-		err := f.run(ctx, func() { backoff = followPause; ix.setErr(nil) })
+		err := f.run(ctx, func() { backoff = firstRetry; ix.setErr(nil) })
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
