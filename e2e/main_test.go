@@ -94,7 +94,7 @@ func startStripeMock(dir string) (stop func(), err error) {
 		return nil, err
 	}
 	stop = func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }
-	for range 200 {
+	for range 1200 { // it compiles a large document first
 		if c, err := net.Dial("tcp", addr); err == nil {
 			_ = c.Close()
 			stripeMock = "http://" + addr
