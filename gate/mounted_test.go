@@ -3,12 +3,15 @@ package gate_test
 import (
 	"crypto/ed25519"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
 	"github.com/actpass/sidecar/passport"
+	"github.com/actpass/sidecar/store"
 )
 
 // mount makes token the mounted passport.
@@ -121,5 +124,41 @@ func TestAnApprovalsPassportAtThePreflight(t *testing.T) {
 				t.Errorf("%s, amount %d: %+v %v %v", mode, amount, d, refused, err)
 			}
 		}
+	}
+}
+
+// TestAMountedPassportThatCannotBeClaimed: the call presented nothing, so only
+// the mode that needs a passport refuses it.
+func TestAMountedPassportThatCannotBeClaimed(t *testing.T) {
+	for mode, sent := range map[string]bool{"monitor": true, "enforce": true, "strict": false} {
+		f := withAuthority(newGate(t, mode, nil))
+		f.mount(f.issue(t, wish()).Token)
+		f.store.Fail("ClaimPassport", store.Fails)
+		permit, ref := f.Check(t.Context(), f.refund("4900"))
+		if (permit != nil) != sent {
+			t.Errorf("%s: %+v", mode, ref)
+		}
+		if e := f.rec.actions(t)[0]; sent && e.PassportJTI != "" {
+			t.Errorf("%s: the event names a passport that was not used: %+v", mode, e)
+		}
+	}
+}
+
+// TestOneMountedPassportManyCalls: one call of many gets it.
+func TestOneMountedPassportManyCalls(t *testing.T) {
+	f := withAuthority(newGate(t, "strict", nil))
+	f.mount(f.issue(t, wish()).Token)
+	var won atomic.Int64
+	var wg sync.WaitGroup
+	for range 32 {
+		wg.Go(func() {
+			if permit, _ := f.Check(t.Context(), f.refund("100")); permit != nil {
+				won.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if won.Load() != 1 {
+		t.Errorf("%d calls under one passport", won.Load())
 	}
 }
