@@ -159,3 +159,13 @@ func TestMergeRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestMergeTakesNothing: where the order of an edited file leaves no place for a
+// new rule, nothing is written.
+func TestMergeTakesNothing(t *testing.T) {
+	doc := `{"openapi":"3.0.0","servers":[{"url":"https://api.notes.example"}],"paths":{"/notes/1":{"get":{}},"/{a}/{b}":{"get":{}}}}`
+	file := "hosts: [api.notes.example]\nrules:\n  - match: { methods: [GET], path: \"/*/[a-z]*\" }\n    tool: words\n  - match: { methods: [GET], path: /notes/1 }\n    tool: one\n"
+	if _, err := merge(t, doc, file); err == nil || !strings.Contains(err.Error(), "a new rule would take GET /notes/1 from its rule") {
+		t.Errorf("%v, want a refusal", err)
+	}
+}

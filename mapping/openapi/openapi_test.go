@@ -394,6 +394,38 @@ func TestEveryOperationIsReached(t *testing.T) {
 	})
 }
 
+// TestLeftOut: an operation that the compiler would refuse is left out with the
+// compiler's reason, and the others are not.
+func TestLeftOut(t *testing.T) {
+	long := "/" + strings.Repeat("x", 1100)
+	p, err := Read([]byte(`{"openapi":"3.0.0","servers":[{"url":"https://x.example"}],"paths":{"/a":{"get":{}},"`+long+`":{"get":{}},"/b":{"get":{}}}}`), Options{Name: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Operations) != 2 || len(p.Left) != 1 || !strings.Contains(p.Left[0].Why, "is longer than 1024 bytes") {
+		t.Errorf("%d operations, left: %v", len(p.Operations), p.Left)
+	}
+	compile(t, p.YAML())
+}
+
+// TestCostOfReferences: schemas that multiply by reference end in time.
+func TestCostOfReferences(t *testing.T) {
+	var b strings.Builder
+	b.WriteString(`{"openapi":"3.1.0","servers":[{"url":"https://x.example"}],"components":{"schemas":{`)
+	for i := range 30 { // each holds the next twice, in each of two ways
+		fmt.Fprintf(&b, `"s%d":{"properties":{"a":{"$ref":"#/components/schemas/s%d"},"b":{"$ref":"#/components/schemas/s%d"}},"anyOf":[{"$ref":"#/components/schemas/s%d"},{"$ref":"#/components/schemas/s%d"}]},`, i, i+1, i+1, i+1, i+1)
+	}
+	b.WriteString(`"s30":{"properties":{"n":{"type":"integer"}}}}},"paths":{"/a":{"post":{"requestBody":{"content":{"application/json":{"schema":{"$ref":"#/components/schemas/s0"}}}}}}}}`)
+	start := time.Now()
+	p, err := Read([]byte(b.String()), Options{Name: "x"})
+	if err != nil || len(p.Operations) != 1 {
+		t.Fatalf("%v", err)
+	}
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("took %s", took)
+	}
+}
+
 func FuzzRead(f *testing.F) {
 	f.Add(readTestdata(f, "shop.yaml"))
 	f.Add([]byte(`{"openapi":"3.0.0","servers":[{"url":"https://h"}],"paths":{"/a":{"post":{"requestBody":{"content":{"application/json":{"schema":{"allOf":[{"$ref":"#"}]}}}}}}}}`))
