@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -102,4 +103,94 @@ func TestKillDuringLoad(t *testing.T) {
 	if states["ambiguous"] == 0 || states["forwarded"] < kills || len(answered) < kills {
 		t.Errorf("the kills hit nothing: %v", states)
 	}
+}
+
+// TestKillAroundAnApproval: a hold outlives the process, and what a human
+// approved is sent once at most, whenever the process dies.
+func TestKillAroundAnApproval(t *testing.T) {
+	t.Parallel()
+	u := newUpstream(t)
+	entered := make(chan struct{}, 10)
+	var answer atomic.Bool
+	u.handle(func(w http.ResponseWriter, r *http.Request) {
+		entered <- struct{}{}
+		if !answer.Load() {
+			<-r.Context().Done() // the sidecar dies before this answers
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"object":"refund"}`)
+	})
+	sc := start(t, settings{front: u, hold: "10s"})
+	ask := func(key string) <-chan answerOr {
+		ch := make(chan answerOr, 1)
+		revers := sc.revers
+		go func() {
+			a, err := trySend(&http.Client{Transport: &http.Transport{}, Timeout: 2 * patience}, http.MethodPost, "http://"+revers+"/stripe/v1/refunds", form,
+				refund("25000"), http.Header{"Idempotency-Key": {key}})
+			ch <- answerOr{a, err}
+		}()
+		return ch
+	}
+
+	// Killed while it waits: the approval stands, and the retry attaches to it.
+	first := ask("waits")
+	id := sc.pending()
+	u.quiet(t, "a held call whose sidecar dies", func() {
+		sc.kill()
+		<-first
+		sc.run()
+	})
+	if got := sc.pending(); got != id {
+		t.Fatalf("approval %s stands, want %s", got, id)
+	}
+	sc.approve(id)
+
+	// Killed while the upstream works on it: used up, and not known how it ended.
+	second := ask("waits")
+	select {
+	case <-entered:
+	case <-time.After(patience):
+		t.Fatalf("the approved call was not sent: %+v", <-second)
+	}
+	sc.kill()
+	if r := <-second; r.err == nil {
+		t.Errorf("a call whose sidecar died was answered: %d", r.status)
+	}
+	sc.run()
+	answer.Store(true)
+	u.quiet(t, "the retry of a call that was sent once", func() {
+		r := <-ask("waits")
+		if r.err != nil || r.status != 409 || r.header.Get("ActPass-Approval") != id || !strings.Contains(string(r.body), "approval.consumed") {
+			t.Errorf("%v %d %v %s", r.err, r.status, r.header, r.body)
+		}
+	})
+	states := map[string]int{}
+	for _, e := range sc.events() {
+		states[e.Outcome.State]++
+	}
+	if states["ambiguous"] != 1 || states["forwarded"] != 0 || states["pending"] != 0 {
+		t.Errorf("the events are %v, want the one that was sent ambiguous", states)
+	}
+
+	// Killed between the decision and the use: the retry finds it approved.
+	third := ask("approved")
+	id = sc.pending()
+	sc.kill()
+	<-third
+	sc.run()
+	sc.approve(id)
+	sc.kill()
+	sc.run()
+	if r := <-ask("approved"); r.err != nil || r.status != 200 {
+		t.Errorf("%v %d %s", r.err, r.status, r.body)
+	}
+	if n := len(u.requestsSeen()); n != 2 {
+		t.Errorf("the upstream saw %d calls, want one of each approval", n)
+	}
+}
+
+type answerOr struct {
+	answer
+	err error
 }

@@ -220,16 +220,12 @@ func TestGracefulStop(t *testing.T) {
 		fmt.Fprint(w, `{"object":"refund"}`)
 	})
 	sc := start(t, settings{front: u, hold: "30s"})
-	type result struct {
-		answer
-		err error
-	}
-	ask := func(method, url, ct, body string, h http.Header) chan result {
+	ask := func(method, url, ct, body string, h http.Header) chan answerOr {
 		client := sc.proxied(t, false)
-		ch := make(chan result, 1)
+		ch := make(chan answerOr, 1)
 		go func() {
 			a, err := trySend(client, method, url, ct, body, h)
-			ch <- result{a, err}
+			ch <- answerOr{a, err}
 		}()
 		return ch
 	}
