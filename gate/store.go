@@ -123,15 +123,6 @@ type ApprovalQuery struct {
 	Limit    int
 }
 
-// Use is one reservation of a limit.
-type Use struct {
-	Limit  string // policy and limit name
-	Key    string // values of the limit's key
-	Amount int64
-	Max    int64
-	Window time.Duration
-}
-
 // Store is what several sidecars may share. Implementations are safe for
 // concurrent use; a method that returned nil is durable.
 type Store interface {
@@ -174,14 +165,7 @@ type Store interface {
 	Unrecorded(ctx context.Context, limit int) ([]Transition, error)
 	MarkRecorded(ctx context.Context, ids ...int64) error
 
-	// Reserve takes all uses or none, under the id of an event. When one does not
-	// fit, its position is returned in over (else -1) and used tells what each
-	// limit holds already.
-	Reserve(ctx context.Context, tenant, eventID string, uses []Use, now time.Time) (over int, used []int64, err error)
-	// Usage tells what each use's limit holds now, without taking anything.
-	Usage(ctx context.Context, tenant string, uses []Use, now time.Time) (used []int64, err error)
-	// Release gives back what an event reserved.
-	Release(ctx context.Context, tenant, eventID string) error
+	LimitStore
 
 	// ClaimPassport takes the single use of a jti for an event, atomically.
 	// ErrRevoked when it was revoked, ErrIllegalState when another event has it.

@@ -48,13 +48,9 @@ type memoryState struct {
 	transitions []gate.Transition // id is the place, from 1
 	recorded    map[int64]bool
 	uses        []memoryUse
+	seen        map[[2]string]int64          // by tenant and limit key, the last reservation
 	passports   map[[2]string]memoryPassport // by tenant and jti
 	answers     map[[2]string]memoryAnswer   // by tenant and approval
-}
-
-type memoryUse struct {
-	tenant, key, event string
-	amount, at         int64
 }
 
 var _ gate.Store = (*Memory)(nil)
@@ -63,7 +59,7 @@ var _ gate.Store = (*Memory)(nil)
 func NewMemory() *Memory {
 	return &Memory{fail: map[string]FailMode{}, s: memoryState{
 		keys: map[string]gate.Key{}, hashes: map[[32]byte]string{},
-		approvals: map[string]gate.Approval{}, recorded: map[int64]bool{},
+		approvals: map[string]gate.Approval{}, recorded: map[int64]bool{}, seen: map[[2]string]int64{},
 		passports: map[[2]string]memoryPassport{}, answers: map[[2]string]memoryAnswer{},
 	}}
 }
@@ -81,7 +77,7 @@ func (m *Memory) Fail(method string, mode FailMode) {
 func (s memoryState) clone() memoryState {
 	return memoryState{
 		keys: maps.Clone(s.keys), hashes: maps.Clone(s.hashes), approvals: maps.Clone(s.approvals),
-		transitions: slices.Clone(s.transitions), recorded: maps.Clone(s.recorded), uses: slices.Clone(s.uses),
+		transitions: slices.Clone(s.transitions), recorded: maps.Clone(s.recorded), uses: slices.Clone(s.uses), seen: maps.Clone(s.seen),
 		passports: maps.Clone(s.passports), answers: maps.Clone(s.answers),
 	}
 }
@@ -231,105 +227,6 @@ func (m *Memory) TouchKey(ctx context.Context, id string, at time.Time) error {
 			k.LastUsedAt = at
 			s.keys[id] = k
 		}
-		return nil
-	})
-}
-
-// Reserve implements gate.Store. Every use is kept and counted: the naive way
-// that the sums of the engines are held against.
-func (m *Memory) Reserve(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time) (over int, used []int64, err error) {
-	err = m.do(ctx, "Reserve", func(s *memoryState) error {
-		over, used = -1, nil
-		if err := checkReservation(tenant, eventID, uses, now); err != nil {
-			return err
-		}
-		if len(uses) == 0 {
-			return nil
-		}
-		for _, u := range s.uses {
-			if u.tenant == tenant && u.event == eventID {
-				return fmt.Errorf("reserve limits for %s: the event has a reservation already: %w", eventID, gate.ErrIllegalState)
-			}
-		}
-		s.setClock(tenant, uses, micros(now))
-		used = make([]int64, len(uses))
-		fits := map[string]int64{}
-		for i, u := range uses {
-			key := limitKey(u)
-			used[i] = fits[key] + s.held(tenant, u, now)
-			if u.Max < 0 || u.Amount > u.Max-used[i] {
-				if over < 0 {
-					over = i
-				}
-				continue
-			}
-			fits[key] += u.Amount
-		}
-		if over >= 0 {
-			return nil
-		}
-		for _, u := range uses {
-			s.uses = append(s.uses, memoryUse{tenant: tenant, key: limitKey(u), event: eventID, amount: u.Amount, at: micros(now)})
-		}
-		return nil
-	})
-	if err != nil {
-		return 0, nil, err
-	}
-	return over, used, nil
-}
-
-// Usage implements gate.Store.
-func (m *Memory) Usage(ctx context.Context, tenant string, uses []gate.Use, now time.Time) (used []int64, err error) {
-	err = m.do(ctx, "Usage", func(s *memoryState) error {
-		if err := checkUses(tenant, uses, now); err != nil {
-			return err
-		}
-		used = make([]int64, len(uses))
-		for i, u := range uses {
-			used[i] = s.held(tenant, u, now)
-		}
-		return nil
-	})
-	return answer(used, err)
-}
-
-// setClock puts uses from before the clock was set back into the present, as
-// SQLite does.
-func (s *memoryState) setClock(tenant string, uses []gate.Use, now int64) {
-	for _, u := range uses {
-		key, back := limitKey(u), false
-		mine := func(old memoryUse) bool { return old.tenant == tenant && old.key == key }
-		for _, old := range s.uses {
-			back = back || mine(old) && old.at > now+min(clockSlack, u.Window.Microseconds()/2)
-		}
-		for i, old := range s.uses {
-			if back && mine(old) && old.at > now {
-				s.uses[i].at = now
-			}
-		}
-	}
-}
-
-func (s *memoryState) held(tenant string, u gate.Use, now time.Time) (sum int64) {
-	for _, old := range s.uses {
-		if old.tenant == tenant && old.key == limitKey(u) && old.at > micros(now)-u.Window.Microseconds() {
-			sum += old.amount
-		}
-	}
-	return sum
-}
-
-// Release implements gate.Store.
-func (m *Memory) Release(ctx context.Context, tenant, eventID string) error {
-	return m.do(ctx, "Release", func(s *memoryState) error {
-		var rest []memoryUse
-		for _, u := range s.uses {
-			if u.tenant != tenant || u.event != eventID {
-				rest = append(rest, u)
-			}
-		}
-		s.uses = rest
 		return nil
 	})
 }

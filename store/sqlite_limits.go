@@ -5,34 +5,24 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/actpass/sidecar/gate"
 )
 
-// limitKey joins name and key so that no two pairs give the same text.
-func limitKey(u gate.Use) string {
-	return strconv.Itoa(len(u.Limit)) + ":" + u.Limit + u.Key
-}
-
-// clockSlack is how far the time of one caller may lie behind that of another
-// before it counts as a clock that was set back.
-const clockSlack = int64(time.Second / time.Microsecond)
-
-// windowSum is what a limit holds: the uses with at > since.
+// windowSum is what a limit holds under one key: the uses with at > since.
 type windowSum struct {
 	key   string
-	span  int64
+	span  int64 // how long uses are kept
 	since int64
+	seen  int64 // time of the last reservation, which is also that of this one
 	total int64
 }
 
 // Reserve implements gate.Store.
 //
-// The window slides: a use counts from its moment on for one window. When the
-// clock is set back, uses that seem to lie in the future count from the new
-// present.
+// The sum of a key is kept beside its uses, so that a reservation costs the uses
+// that left the window since the last one, and not the whole window.
 func (s *SQLite) Reserve(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time) (int, []int64, error) {
 	if err := checkReservation(tenant, eventID, uses, now); err != nil {
 		return 0, nil, err
@@ -58,7 +48,7 @@ func (s *SQLite) Reserve(ctx context.Context, tenant, eventID string, uses []gat
 				return err
 			}
 			used[i] = sum.total
-			if u.Max < 0 || u.Amount > u.Max-sum.total {
+			if !fits(u, sum.total) {
 				if over < 0 {
 					over = i
 				}
@@ -73,16 +63,13 @@ func (s *SQLite) Reserve(ctx context.Context, tenant, eventID string, uses []gat
 		for _, u := range uses {
 			s.sweep.span = max(s.sweep.span, u.Window.Microseconds())
 			err := b.run(`INSERT INTO limit_uses (tenant_id, limit_key, event_id, amount, at) VALUES (?, ?, ?, ?, ?)`,
-				tenant, limitKey(u), eventID, u.Amount, micros(now))
+				tenant, limitKey(u), eventID, u.Amount, sums[limitKey(u)].seen)
 			if err != nil {
 				return err
 			}
 		}
 		for _, sum := range sums {
-			err := b.run(`INSERT INTO limit_sums (tenant_id, limit_key, span, since, total) VALUES (?, ?, ?, ?, ?)
-				ON CONFLICT DO UPDATE SET span = excluded.span, since = excluded.since, total = excluded.total`,
-				tenant, sum.key, sum.span, sum.since, sum.total)
-			if err != nil {
+			if err := b.putSum(tenant, sum); err != nil {
 				return err
 			}
 		}
@@ -94,6 +81,12 @@ func (s *SQLite) Reserve(ctx context.Context, tenant, eventID string, uses []gat
 	return over, used, nil
 }
 
+func (b *batch) putSum(tenant string, sum *windowSum) error {
+	return b.run(`INSERT INTO limit_sums (tenant_id, limit_key, span, since, seen, total) VALUES (?, ?, ?, ?, ?, ?)
+		ON CONFLICT DO UPDATE SET span = excluded.span, since = excluded.since, seen = excluded.seen, total = excluded.total`,
+		tenant, sum.key, sum.span, sum.since, sum.seen, sum.total)
+}
+
 // windowSum gives the sum of u's limit at now: as it is in sums, else from the
 // database, moved on to now.
 func (b *batch) windowSum(sums map[string]*windowSum, tenant string, u gate.Use, now int64) (*windowSum, error) {
@@ -101,34 +94,15 @@ func (b *batch) windowSum(sums map[string]*windowSum, tenant string, u gate.Use,
 	if sum := sums[key]; sum != nil {
 		return sum, nil
 	}
-	span := u.Window.Microseconds()
-	start := now - span
-	sum := &windowSum{key: key, span: span}
-	var stored int64
-	err := b.row(`SELECT span, since, total FROM limit_sums WHERE tenant_id = ? AND limit_key = ?`,
-		[]any{tenant, key}, &stored, &sum.since, &sum.total)
+	sum := &windowSum{key: key, span: u.Window.Microseconds()}
+	err := b.row(`SELECT since, seen, total FROM limit_sums WHERE tenant_id = ? AND limit_key = ?`,
+		[]any{tenant, key}, &sum.since, &sum.seen, &sum.total)
 	switch {
-	case errors.Is(err, sql.ErrNoRows), err == nil && stored != span:
-		// New, or the policy has another window now: count from the uses.
-		sum.since = start
-		err = b.row(`SELECT coalesce(sum(amount), 0) FROM limit_uses WHERE tenant_id = ? AND limit_key = ? AND at > ?`,
-			[]any{tenant, key, start}, &sum.total)
-	case err != nil:
-	case start > sum.since:
-		var left int64
-		err = b.row(`SELECT coalesce(sum(amount), 0) FROM limit_uses WHERE tenant_id = ? AND limit_key = ? AND at > ? AND at <= ?`,
-			[]any{tenant, key, sum.since, start}, &left)
-		sum.total -= left
-		sum.since = start
-	case start < sum.since-min(clockSlack, span/2):
-		// The clock was set back. What seems to lie in the future is put into the
-		// present, or it would fill the limit until that future comes.
-		sum.since = start
-		if err = b.run(`UPDATE limit_uses SET at = ? WHERE tenant_id = ? AND limit_key = ? AND at > ?`, now, tenant, key, now); err != nil {
-			break
-		}
-		err = b.row(`SELECT coalesce(sum(amount), 0) FROM limit_uses WHERE tenant_id = ? AND limit_key = ? AND at > ?`,
-			[]any{tenant, key, start}, &sum.total)
+	case errors.Is(err, sql.ErrNoRows):
+		sum.seen = now
+		err = b.count(tenant, sum, windowStart(u, now))
+	case err == nil:
+		err = b.advance(tenant, sum, u, now)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("sum limit %s: %w", u.Limit, err)
@@ -137,26 +111,168 @@ func (b *batch) windowSum(sums map[string]*windowSum, tenant string, u gate.Use,
 	return sum, nil
 }
 
+// advance moves a stored sum on to now.
+func (b *batch) advance(tenant string, sum *windowSum, u gate.Use, now int64) error {
+	if back := setBack(u, now, sum.seen); back > 0 {
+		err := b.setClock(tenant, sum.key, u, back, now)
+		if err == nil {
+			sum.seen = now
+			err = b.count(tenant, sum, windowStart(u, now))
+		}
+		if err == nil {
+			// Also when the call does not fit: the uses must not be moved again.
+			err = b.putSum(tenant, sum)
+		}
+		return err
+	}
+	sum.seen = max(sum.seen, now)
+	start := windowStart(u, sum.seen)
+	if start < sum.since {
+		return b.count(tenant, sum, start) // the policy has another window now
+	}
+	var left int64
+	err := b.row(`SELECT coalesce(sum(amount), 0) FROM limit_uses WHERE tenant_id = ? AND limit_key = ? AND at > ? AND at <= ?`,
+		[]any{tenant, sum.key, sum.since, start}, &left)
+	sum.total -= left
+	sum.since = start
+	return err
+}
+
+// setClock moves the uses of a key whose clock was set back. In a sliding window
+// they keep their age. In a calendar window they keep their place, but for those
+// that seem to lie in the future: they happened at the latest now.
+func (b *batch) setClock(tenant, key string, u gate.Use, back, now int64) error {
+	if u.Since.IsZero() {
+		return b.run(`UPDATE limit_uses SET at = at - ? WHERE tenant_id = ? AND limit_key = ?`, back, tenant, key)
+	}
+	return b.run(`UPDATE limit_uses SET at = ? WHERE tenant_id = ? AND limit_key = ? AND at > ?`, now, tenant, key, now)
+}
+
+// count makes the sum anew from the uses.
+func (b *batch) count(tenant string, sum *windowSum, start int64) error {
+	sum.since = start
+	return b.row(`SELECT coalesce(sum(amount), 0) FROM limit_uses WHERE tenant_id = ? AND limit_key = ? AND at > ?`,
+		[]any{tenant, sum.key, start}, &sum.total)
+}
+
 // Usage implements gate.Store.
 func (s *SQLite) Usage(ctx context.Context, tenant string, uses []gate.Use, now time.Time) ([]int64, error) {
 	if err := checkUses(tenant, uses, now); err != nil {
 		return nil, err
 	}
 	used := make([]int64, len(uses))
+	// One snapshot: a sum and its uses must be of one moment.
+	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return nil, fmt.Errorf("look at limits: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }() // it wrote nothing
 	for i, u := range uses {
-		// As windowSum, in one statement, because this connection holds no lock.
-		span := u.Window.Microseconds()
-		err := s.read.QueryRowContext(ctx, `SELECT coalesce(
-			(SELECT s.total - (SELECT coalesce(sum(amount), 0) FROM limit_uses
-					WHERE tenant_id = ?1 AND limit_key = ?2 AND at > s.since AND at <= ?4)
-				FROM limit_sums s WHERE tenant_id = ?1 AND limit_key = ?2 AND span = ?3 AND ?4 >= since - ?5),
-			(SELECT sum(amount) FROM limit_uses WHERE tenant_id = ?1 AND limit_key = ?2 AND at > ?4), 0)`,
-			tenant, limitKey(u), span, micros(now)-span, min(clockSlack, span/2)).Scan(&used[i])
-		if err != nil {
+		if used[i], err = usage(ctx, tx, tenant, u, micros(now)); err != nil {
 			return nil, fmt.Errorf("sum limit %s: %w", u.Limit, err)
 		}
 	}
 	return used, nil
+}
+
+func usage(ctx context.Context, tx *sql.Tx, tenant string, u gate.Use, now int64) (used int64, err error) {
+	key := limitKey(u)
+	var since, seen, total int64
+	err = tx.QueryRowContext(ctx, `SELECT since, seen, total FROM limit_sums WHERE tenant_id = ? AND limit_key = ?`, tenant, key).Scan(&since, &seen, &total)
+	stored := err == nil
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return 0, err
+	}
+	start := readStart(u, now, seen)
+	if stored && start >= since {
+		err = tx.QueryRowContext(ctx, `SELECT coalesce(sum(amount), 0) FROM limit_uses WHERE tenant_id = ? AND limit_key = ? AND at > ? AND at <= ?`,
+			tenant, key, since, start).Scan(&used)
+		return total - used, err
+	}
+	err = tx.QueryRowContext(ctx, `SELECT coalesce(sum(amount), 0) FROM limit_uses WHERE tenant_id = ? AND limit_key = ? AND at > ?`,
+		tenant, key, start).Scan(&used)
+	return used, err
+}
+
+// heldQuery lists keys with their sums. ?5 is now, ?6 whether the window slides:
+// uses of a clock that was set back count as readStart has it.
+const (
+	heldBack  = `CASE WHEN ?6 AND ?5 < s.seen THEN s.seen - ?5 ELSE 0 END`
+	heldQuery = `SELECT u.limit_key, sum(u.amount), min(min(u.at) - ` + heldBack + `, ?5), min(max(u.at) - ` + heldBack + `, ?5)
+	FROM limit_uses u LEFT JOIN limit_sums s ON s.tenant_id = u.tenant_id AND s.limit_key = u.limit_key
+	WHERE u.tenant_id = ?1 AND u.limit_key >= ?2 AND u.limit_key <= ?3 AND u.at > ?4 + ` + heldBack + `
+	GROUP BY u.limit_key HAVING sum(u.amount) > 0 ORDER BY u.limit_key LIMIT ?7`
+)
+
+// keyRange is the keys of a limit, or the one key of u; both ends belong to it.
+func keyRange(u gate.Use, after string) (from, to string) {
+	one := limitKey(u)
+	switch {
+	case u.Key != "":
+		return one, one
+	case after != "":
+		return one + after + "\x00", one + "\U0010ffff"
+	}
+	return one, one + "\U0010ffff"
+}
+
+func heldArgs(tenant string, u gate.Use, after string, limit int, now time.Time) []any {
+	from, to := keyRange(u, after)
+	return []any{tenant, from, to, windowStart(u, micros(now)), micros(now), u.Since.IsZero(), limit}
+}
+
+func scanHeld(u gate.Use, list *[]gate.Held) func(scanner) error {
+	u.Key = ""
+	prefix := len(limitKey(u))
+	return func(row scanner) error {
+		var h gate.Held
+		var first, last int64
+		if err := row.Scan(&h.Key, &h.Used, &first, &last); err != nil {
+			return err
+		}
+		h.Key, h.First, h.Last = h.Key[prefix:], fromMicros(first), fromMicros(last)
+		*list = append(*list, h)
+		return nil
+	}
+}
+
+// Held implements gate.Store.
+func (s *SQLite) Held(ctx context.Context, tenant string, u gate.Use, after string, limit int, now time.Time) ([]gate.Held, error) {
+	if err := checkUses(tenant, []gate.Use{u}, now); err != nil {
+		return nil, err
+	}
+	rows, err := s.read.QueryContext(ctx, heldQuery, heldArgs(tenant, u, after, pageSize(limit), now)...)
+	if err != nil {
+		return nil, fmt.Errorf("list limit %s: %w", u.Limit, err)
+	}
+	var list []gate.Held
+	if err := eachRow(rows, scanHeld(u, &list)); err != nil {
+		return nil, fmt.Errorf("list limit %s: %w", u.Limit, err)
+	}
+	return list, nil
+}
+
+// ResetLimit implements gate.Store.
+func (s *SQLite) ResetLimit(ctx context.Context, tenant string, u gate.Use, now time.Time) ([]gate.Held, error) {
+	if err := checkUses(tenant, []gate.Use{u}, now); err != nil {
+		return nil, err
+	}
+	var list []gate.Held
+	err := s.w.do(ctx, func(b *batch) error {
+		list = nil
+		if err := b.each(heldQuery, heldArgs(tenant, u, "", -1, now), scanHeld(u, &list)); err != nil {
+			return err
+		}
+		from, to := keyRange(u, "")
+		if err := b.run(`DELETE FROM limit_uses WHERE tenant_id = ? AND limit_key >= ? AND limit_key <= ?`, tenant, from, to); err != nil {
+			return err
+		}
+		return b.run(`DELETE FROM limit_sums WHERE tenant_id = ? AND limit_key >= ? AND limit_key <= ?`, tenant, from, to)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reset limit %s: %w", u.Limit, err)
+	}
+	return list, nil
 }
 
 // Release implements gate.Store. An event that holds nothing is fine.
@@ -186,6 +302,11 @@ type sweep struct {
 	tenant, key  string
 }
 
+// sweepGrace is for how long after they left the window uses are kept, so that a
+// clock that was ahead by less, and is set right, still finds those of keys that
+// nobody used meanwhile. In microseconds.
+const sweepGrace = int64(time.Hour / time.Microsecond)
+
 const (
 	sweepEvery = 64
 	sweepUses  = 256
@@ -204,7 +325,7 @@ func (sw *sweep) step(b *batch, now int64) error {
 	}
 	// Ids rise with time, so the oldest uses stand first.
 	err := b.run(`DELETE FROM limit_uses WHERE id IN (SELECT id FROM limit_uses ORDER BY id LIMIT ?) AND at <= ?`,
-		sweepUses, now-sw.span-clockSlack)
+		sweepUses, now-sw.span-sweepGrace)
 	if err != nil {
 		return err
 	}
@@ -224,9 +345,8 @@ func (sw *sweep) step(b *batch, now int64) error {
 		return nil
 	}
 	last := keys[len(keys)-1]
-	// since is the last reservation's time less the window.
-	err = b.run(`DELETE FROM limit_sums WHERE (tenant_id, limit_key) > (?, ?) AND (tenant_id, limit_key) <= (?, ?) AND since <= ? - 2 * span`,
-		sw.tenant, sw.key, last[0], last[1], now-clockSlack)
+	err = b.run(`DELETE FROM limit_sums WHERE (tenant_id, limit_key) > (?, ?) AND (tenant_id, limit_key) <= (?, ?) AND seen <= ? - span`,
+		sw.tenant, sw.key, last[0], last[1], now-sweepGrace)
 	sw.tenant, sw.key = last[0], last[1]
 	return err
 }

@@ -233,7 +233,7 @@ func TestWriterBatch(t *testing.T) {
 		wg.Go(func() {
 			errs[i] = s.w.do(context.Background(), func(b *batch) error {
 				batches[i] = b
-				if err := b.run(`INSERT INTO limit_sums VALUES ('t', ?, 1, 1, 1)`, fmt.Sprint(i)); err != nil {
+				if err := b.run(`INSERT INTO limit_sums (tenant_id, limit_key, span, since, total) VALUES ('t', ?, 1, 1, 1)`, fmt.Sprint(i)); err != nil {
 					return err
 				}
 				if i%2 == 1 {
@@ -346,19 +346,19 @@ func TestSweep(t *testing.T) {
 	now := start
 	const n = 8 * sweepEvery
 	for i := range n {
-		now = now.Add(10 * time.Second)
+		now = now.Add(time.Minute)
 		over, _, err := s.Reserve(ctx, "acme", fmt.Sprintf("ev_%d", i), []gate.Use{
-			{Limit: "minute", Key: fmt.Sprint(i), Amount: 1, Max: 10, Window: time.Minute},
-			{Limit: "quarter", Amount: 1, Max: 1000, Window: 15 * time.Minute},
+			{Limit: "minute", Key: fmt.Sprint(i), Amount: 1, Max: 10, Window: 6 * time.Minute},
+			{Limit: "quarter", Amount: 1, Max: 1000, Window: 90 * time.Minute},
 		}, now)
 		if err != nil || over != -1 {
 			t.Fatal(over, err)
 		}
 	}
 	used, err := s.Usage(ctx, "acme", []gate.Use{
-		{Limit: "quarter", Window: 15 * time.Minute},
-		{Limit: "minute", Key: fmt.Sprint(n - 6), Window: time.Minute},
-		{Limit: "minute", Key: fmt.Sprint(n - 7), Window: time.Minute},
+		{Limit: "quarter", Window: 90 * time.Minute},
+		{Limit: "minute", Key: fmt.Sprint(n - 6), Window: 6 * time.Minute},
+		{Limit: "minute", Key: fmt.Sprint(n - 7), Window: 6 * time.Minute},
 	}, now)
 	if err != nil {
 		t.Fatal(err)
@@ -366,10 +366,10 @@ func TestSweep(t *testing.T) {
 	if d := cmp.Diff([]int64{90, 1, 0}, used); d != "" {
 		t.Errorf("usage (-want +got):\n%s", d)
 	}
-	if got := count("limit_uses"); got < 90 || got > 2*(90+2*sweepEvery) {
+	if got := count("limit_uses"); got < 90+60 || got > 2*(90+60+2*sweepEvery) {
 		t.Errorf("%d uses are kept", got)
 	}
-	if got := count("limit_sums"); got > 6+3*sweepEvery {
+	if got := count("limit_sums"); got > 6+60+3*sweepEvery {
 		t.Errorf("%d sums are kept", got)
 	}
 }

@@ -190,13 +190,13 @@ func checkUses(tenant string, uses []gate.Use, now time.Time) error {
 	if tenant == "" || now.IsZero() {
 		return misuse("limits need a tenant and a time")
 	}
-	windows := make(map[string]time.Duration, len(uses))
+	windows := make(map[string]gate.Use, len(uses))
 	for _, u := range uses {
 		k := limitKey(u)
-		if w, twice := windows[k]; twice && w != u.Window {
-			return misuse("limit %s is used with the windows %s and %s at once", u.Limit, w, u.Window)
+		if w, twice := windows[k]; twice && (w.Window != u.Window || !w.Since.Equal(u.Since)) {
+			return misuse("limit %s is used with two windows at once", u.Limit)
 		}
-		windows[k] = u.Window
+		windows[k] = u
 		switch {
 		case u.Limit == "":
 			return misuse("a use without the name of its limit")
@@ -204,6 +204,8 @@ func checkUses(tenant string, uses []gate.Use, now time.Time) error {
 			return misuse("limit %s: the amount %d is negative", u.Limit, u.Amount)
 		case u.Window < time.Microsecond:
 			return misuse("limit %s: the window %s is too short", u.Limit, u.Window)
+		case u.Since.After(now) || !u.Since.IsZero() && u.Since.Before(now.Add(-u.Window)):
+			return misuse("limit %s: its window of %s cannot begin at %s", u.Limit, u.Window, u.Since)
 		}
 	}
 	return nil

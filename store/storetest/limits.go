@@ -111,18 +111,145 @@ func testWindow(t *testing.T, s *suite) {
 	s.reserve(t, "ev_e", at(24*time.Hour), -1, []int64{0}, use("l", "k", 1000, 1000))
 }
 
-// testClockSetBack: a clock that is set back never makes room, and a small step
-// back, as between two callers, changes nothing.
+// testClockSetBack: a clock that is set back never makes room and never counts
+// a use for longer, and a small step back, as between two callers, changes
+// nothing.
 func testClockSetBack(t *testing.T, s *suite) {
-	s.reserve(t, "ev_1", at(10*time.Hour), -1, []int64{0}, use("l", "k", 10, 20))
-	s.reserve(t, "ev_2", at(10*time.Hour-time.Millisecond), -1, []int64{10}, use("l", "k", 5, 20))
-	s.reserve(t, "ev_3", at(10*time.Hour), -1, []int64{15}, use("l", "k", 1, 20))
-	s.reserve(t, "ev_4", at(0), 0, []int64{16}, use("l", "k", 5, 20))
-	s.reserve(t, "ev_5", at(time.Minute), -1, []int64{16}, use("l", "k", 4, 20))
+	s.reserve(t, "ev_0", at(9*time.Hour+20*time.Minute), -1, []int64{0}, use("l", "k", 1, 20))
+	s.reserve(t, "ev_1", at(10*time.Hour), -1, []int64{1}, use("l", "k", 10, 20))
+	s.reserve(t, "ev_2", at(10*time.Hour-time.Millisecond), -1, []int64{11}, use("l", "k", 5, 20))
+	s.reserve(t, "ev_3", at(10*time.Hour), -1, []int64{16}, use("l", "k", 1, 20))
+	s.usage(t, at(0), []int64{17}, use("l", "k", 0, 20))
+	s.reserve(t, "ev_4", at(0), 0, []int64{17}, use("l", "k", 5, 20))
+	s.reserve(t, "ev_5", at(time.Minute), -1, []int64{17}, use("l", "k", 3, 20))
 	s.reserve(t, "ev_6", at(2*time.Minute), 0, []int64{20}, use("l", "k", 1, 20))
-	// What seemed to lie hours ahead leaves one window after the clock was set.
+	// The first was 40 minutes old when the clock was set, and leaves 20 minutes
+	// after that; those of that moment, a whole window after it.
+	s.usage(t, at(20*time.Minute-time.Microsecond), []int64{20}, use("l", "k", 0, 20))
+	s.usage(t, at(20*time.Minute), []int64{19}, use("l", "k", 0, 20))
+	s.usage(t, at(time.Hour), []int64{3}, use("l", "k", 0, 20))
 	s.reserve(t, "ev_7", at(90*time.Minute), -1, []int64{0}, use("l", "k", 20, 20))
+	// Set back by less than a window: what had left does not come back.
+	s.reserve(t, "ev_8", at(151*time.Minute), -1, []int64{0}, use("l", "k", 20, 20))
+	s.reserve(t, "ev_9", at(120*time.Minute), 0, []int64{20}, use("l", "k", 1, 20))
+	s.usage(t, at(180*time.Minute), []int64{0}, use("l", "k", 0, 20))
 }
+
+// hourly is a use of a calendar window that begins with each hour.
+func hourly(key string, amount, most int64, when time.Time) gate.Use {
+	u := use("h", key, amount, most)
+	u.Since = when.Truncate(time.Hour)
+	return u
+}
+
+func testCalendarWindow(t *testing.T, s *suite) {
+	one := at(0).Truncate(time.Hour)
+	for i, c := range []struct {
+		when time.Duration
+		used int64
+		over int
+	}{
+		{0, 0, -1},
+		{time.Minute, 5, -1},
+		{time.Hour - time.Microsecond, 10, 0},
+		{time.Hour, 0, -1}, // a use at the very beginning counts in the new one
+		{time.Hour + 1, 5, -1},
+		{time.Hour - time.Millisecond, 20, 0}, // another caller is a little behind
+		{2*time.Hour + time.Minute, 0, -1},    // nothing is left of the old hour
+		{time.Hour + 59*time.Minute, 15, 0},   // set back across the hour: both count
+		{2*time.Hour + 10*time.Minute, 0, -1}, // and neither in the hour that comes again
+		{30 * 24 * time.Hour, 0, -1},
+	} {
+		when := one.Add(c.when)
+		u := hourly("k", 5, 10, when)
+		s.usage(t, when, []int64{c.used}, u)
+		s.reserve(t, fmt.Sprintf("ev_%d", i), when, c.over, []int64{c.used}, u)
+	}
+	// The policy now slides, and then not any more.
+	when := one.Add(30*24*time.Hour + 30*time.Minute)
+	s.reserve(t, "ev_s", when, -1, []int64{5}, use("h", "k", 1, 10))
+	when = when.Add(31 * time.Minute)
+	s.reserve(t, "ev_t", when, -1, []int64{1}, use("h", "k", 1, 10))
+	s.reserve(t, "ev_u", when, -1, []int64{1}, hourly("k", 1, 10, when))
+}
+
+func testForce(t *testing.T, s *suite) {
+	forced := func(u gate.Use) gate.Use { u.Force = true; return u }
+	s.reserve(t, "ev_1", noon, -1, []int64{0}, use("l", "k", 8, 10))
+	s.reserve(t, "ev_2", noon, -1, []int64{8}, forced(use("l", "k", 5, 10)))
+	s.reserve(t, "ev_3", noon, 0, []int64{13}, use("l", "k", 1, 10))
+	// One that is not forced still has to fit.
+	s.reserve(t, "ev_4", noon, 1, []int64{13, 0}, forced(use("l", "k", 5, 10)), use("m", "k", 2, 1))
+	s.usage(t, noon, []int64{13}, use("l", "k", 0, 10))
+	if err := s.Release(s.ctx, "acme", "ev_2"); err != nil {
+		t.Fatal(err)
+	}
+	s.reserve(t, "ev_5", noon, -1, []int64{8}, use("l", "k", 2, 10))
+	// What does not fit into a sum would make it negative.
+	s.reserve(t, "ev_6", noon, 0, []int64{10}, forced(use("l", "k", math.MaxInt64, 10)))
+	s.reserve(t, "ev_7", noon, 1, []int64{10, 1<<62 + 10}, forced(use("l", "k", 1<<62, 10)), forced(use("l", "k", 1<<62, 10)))
+}
+
+func (s *suite) held(t *testing.T, u gate.Use, after string, limit int, when time.Time, want ...gate.Held) {
+	t.Helper()
+	got, err := s.Held(s.ctx, "acme", u, after, limit, when)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "held "+u.Limit, got, want)
+}
+
+func testHeld(t *testing.T, s *suite) {
+	all := use("l", "", 0, 10)
+	s.held(t, all, "", 0, noon)
+	s.reserve(t, "ev_1", at(0), -1, []int64{0, 0, 0}, use("l", `["b"]`, 2, 10), use("l", `["a"]`, 1, 10), use("l2", `["a"]`, 9, 10))
+	s.reserve(t, "ev_2", at(10*time.Minute), -1, []int64{2, 0}, use("l", `["b"]`, 3, 10), use("l", `["c"]`, 0, 10))
+	if _, _, err := s.Reserve(s.ctx, "other", "ev_1", []gate.Use{use("l", `["a"]`, 7, 10)}, noon); err != nil {
+		t.Fatal(err)
+	}
+	a := gate.Held{Key: `["a"]`, Used: 1, First: stamp(0), Last: stamp(0)}
+	b := gate.Held{Key: `["b"]`, Used: 5, First: stamp(0), Last: stamp(10 * time.Minute)}
+	s.held(t, all, "", 0, at(10*time.Minute), a, b)
+	s.held(t, all, "", 1, at(10*time.Minute), a)
+	s.held(t, all, `["a"]`, 1, at(10*time.Minute), b)
+	s.held(t, all, `["b"]`, 1, at(10*time.Minute))
+	s.held(t, use("l", `["b"]`, 0, 10), "", 5, at(10*time.Minute), b)
+	s.held(t, use("l", `["none"]`, 0, 10), "", 5, at(10*time.Minute))
+	late := b
+	late.Used, late.First = 3, b.Last
+	s.held(t, all, "", 0, at(time.Hour), late)
+	// The clock was set back by an hour and ten minutes.
+	back := b
+	back.First, back.Last = stamp(-70*time.Minute), stamp(-time.Hour)
+	s.held(t, use("l", `["b"]`, 0, 10), "", 0, at(-time.Hour), back)
+
+	reset := func(u gate.Use, want ...gate.Held) {
+		t.Helper()
+		got, err := s.ResetLimit(s.ctx, "acme", u, at(10*time.Minute))
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, "reset", got, want)
+	}
+	reset(use("l", `["none"]`, 0, 10))
+	reset(use("l", `["b"]`, 0, 10), b)
+	s.held(t, all, "", 0, at(10*time.Minute), a)
+	s.reserve(t, "ev_3", at(10*time.Minute), -1, []int64{0}, use("l", `["b"]`, 10, 10))
+	// What was forgotten is not given back.
+	if err := s.Release(s.ctx, "acme", "ev_2"); err != nil {
+		t.Fatal(err)
+	}
+	s.usage(t, at(10*time.Minute), []int64{10, 9}, use("l", `["b"]`, 0, 10), use("l2", `["a"]`, 0, 10))
+	reset(all, a, gate.Held{Key: `["b"]`, Used: 10, First: stamp(10 * time.Minute), Last: stamp(10 * time.Minute)})
+	s.held(t, all, "", 0, at(10*time.Minute))
+	s.usage(t, at(10*time.Minute), []int64{0, 9}, use("l", `["b"]`, 0, 10), use("l2", `["a"]`, 0, 10))
+	if used, err := s.Usage(s.ctx, "other", []gate.Use{use("l", `["a"]`, 0, 10)}, noon); err != nil || used[0] != 7 {
+		t.Errorf("another tenant's limit was reset: %v, %v", used, err)
+	}
+}
+
+// stamp is a time as a store gives it back.
+func stamp(d time.Duration) time.Time { return at(d).Truncate(time.Microsecond) }
 
 func testRelease(t *testing.T, s *suite) {
 	s.reserve(t, "ev_1", noon, -1, []int64{0, 0}, use("l", "k", 7, 10), use("m", "k", 1, 10))
@@ -190,6 +317,9 @@ func testMisuse(t *testing.T, s *suite) {
 		"reserve less than zero":   reserving("acme", "ev", noon, use("l", "", -1, 9)),
 		"reserve without window":   reserving("acme", "ev", noon, gate.Use{Limit: "l", Amount: 1, Max: 9}),
 		"reserve without limit":    reserving("acme", "ev", noon, use("", "", 1, 9)),
+		"window from the future":   reserving("acme", "ev", noon, gate.Use{Limit: "l", Amount: 1, Max: 9, Window: time.Hour, Since: noon.Add(1)}),
+		"window from the past":     reserving("acme", "ev", noon, gate.Use{Limit: "l", Amount: 1, Max: 9, Window: time.Hour, Since: noon.Add(-time.Hour - 1)}),
+		"two beginnings":           reserving("acme", "ev", noon, gate.Use{Limit: "ok", Amount: 1, Max: 9, Window: time.Hour, Since: noon}),
 		"two windows":              reserving("acme", "ev", noon, gate.Use{Limit: "ok", Amount: 1, Max: 9, Window: time.Minute}),
 		"revoke at no time": func() error {
 			_, err := s.RevokeKey(s.ctx, "acme", "k", time.Time{})

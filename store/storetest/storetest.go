@@ -43,12 +43,16 @@ func Run(t *testing.T, open func(t *testing.T) gate.Store, misuse error) {
 		{"reserve concurrently", testReserveConcurrently},
 		{"window", testWindow},
 		{"clock set back", testClockSetBack},
+		{"calendar window", testCalendarWindow},
 		{"release", testRelease},
+		{"force", testForce},
+		{"held and reset", testHeld},
 		{"passports", testPassports},
 		{"answers", testAnswers},
 		{"misuse", testMisuse},
 		{"context", testContext},
 		{"model", testModel},
+		{"model of limits", testLimitModel},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			s := &suite{Store: open(t), open: open, misuse: misuse, ctx: context.Background()}
