@@ -95,13 +95,27 @@ type fixture struct {
 	rec   *recorder
 	store *store.Memory
 	rules *gate.Rules
+	clock sync.Mutex
 	now   time.Time
+}
+
+// later moves the clock on.
+func (f *fixture) later(d time.Duration) {
+	f.clock.Lock()
+	defer f.clock.Unlock()
+	f.now = f.now.Add(d)
+}
+
+func (f *fixture) time() time.Time {
+	f.clock.Lock()
+	defer f.clock.Unlock()
+	return f.now
 }
 
 func newGate(t testing.TB, mode string, edit func(*gate.Rules)) *fixture {
 	t.Helper()
 	f := &fixture{rec: &recorder{}, store: store.NewMemory(), now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
-	g, err := gate.New(gate.Options{Store: f.store, Recorder: f.rec, RedactKey: make([]byte, 32), Now: func() time.Time { return f.now }})
+	g, err := gate.New(gate.Options{Store: f.store, Recorder: f.rec, RedactKey: make([]byte, 32), Now: f.time})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -243,6 +243,9 @@ func (g *Gate) release1(ctx context.Context, c *call, a Approval) (*Permit, *Ref
 		return nil, g.refuseApproval(ctx, c, a, 403, again.policy.ReasonCode,
 			"it was approved under a rule that has changed since; send it again to ask under the new rule", true)
 	}
+	if c.claims != nil && !g.now().Before(c.claims.ExpiresAt.Add(passport.Leeway)) {
+		return nil, g.refuseApproval(ctx, c, a, 403, passport.ReasonExpired, "the passport expired while the call waited; call again with a new one", true)
+	}
 	used, err := g.store.Consume(ctx, a.TenantID, a.ID, c.id, g.now())
 	switch {
 	case errors.Is(err, ErrIllegalState):

@@ -207,3 +207,49 @@ func TestWhoMayIssue(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func TestExecuteUsesThePassport(t *testing.T) {
+	f := withAuthority(newGate(t, "strict", nil))
+	ask := func(token, intent string) evidence.Decision {
+		t.Helper()
+		d, _, err := f.Preflight(t.Context(), admin, gate.Preflight{
+			Tool: "stripe.refund.create", Resource: "stripe:charge:ch_1", Args: map[string]any{"amount": int64(100), "currency": "usd"},
+			AgentID: "support_agent", Passport: token, Intent: intent,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	p := f.issue(t, wish())
+	for range 2 { // a question uses nothing
+		if d := ask(p.Token, ""); d.Decision != "allow" || d.Enforcement != "none" {
+			t.Fatalf("%+v", d)
+		}
+	}
+	if d := ask(p.Token, gate.IntentExecute); d.Decision != "allow" {
+		t.Fatalf("%+v", d)
+	}
+	if d := ask(p.Token, gate.IntentExecute); d.ReasonCode != passport.ReasonReplayed || d.Enforcement != "block" {
+		t.Errorf("a second execution: %+v", d)
+	}
+	if d := ask(p.Token, ""); d.ReasonCode != passport.ReasonReplayed {
+		t.Errorf("asked again after its use: %+v", d)
+	}
+}
+
+func TestPassportExpiresWhileHeld(t *testing.T) {
+	f := withAuthority(newGate(t, "strict", longHold))
+	n := wish()
+	n.ResourceConstraints = nil
+	p := f.issue(t, n)
+	out := f.held(t, f.with(p.Token, "25000"))
+	a := f.pending(t)
+	f.later(6 * time.Minute)
+	if _, err := f.Decide(t.Context(), approver, a.ID, gate.Approve, "", nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-out; got.refusal == nil || got.refusal.Decision.ReasonCode != passport.ReasonExpired {
+		t.Errorf("%+v", got.refusal)
+	}
+}

@@ -82,6 +82,15 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 	c.judgePreflight(ctx, g, p.Mode)
 	v := &c.verdict
 	g.limitPreflight(ctx, c, p.Intent == IntentExecute)
+	if do := v.do(c.mode); p.Intent == IntentExecute && do != enforceBlock && do != enforceHold {
+		// The caller acts on this answer: what is good for one use is used now.
+		if err := g.claim(ctx, c); err != nil {
+			v.passport, v.passportErr = passportInvalid, err
+			c.event.Flags = append(c.event.Flags, FlagPassport)
+			c.event.Notes = append(c.event.Notes, err.Error())
+		}
+		g.flying.land(c.approval)
+	}
 	d = rules.render(v, c.mode, c.id)
 	if d.Enforcement == enforceHold {
 		if d.ApprovalRequestID, err = g.openPreflight(ctx, c, p); err != nil {
@@ -96,6 +105,7 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 	c.event.Outcome = preflightOutcome(&d, p.Intent)
 	if err := g.record(ctx, &c.event); err != nil && blocking(c.mode) {
 		g.release(id.TenantID, c.id)
+		g.unclaim(id.TenantID, c.claimed, c.id)
 		return evidence.Decision{}, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	g.decided(&d)
