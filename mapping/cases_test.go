@@ -83,7 +83,8 @@ func TestCases(t *testing.T) {
 		{"variable declared twice", "/graphql", `{"query":"mutation($a: ID = \"a\", $a: ID = \"b\") { issueDelete(id: $a) { ok } }"}`, []wantCall{{"ex.issue.delete", "high", "ex:issue:b"}}, "", ClassBody},
 		{"does not parse", "/graphql", `{"query":"mutation {"}`, []wantCall{{"ex.graphql.unknown", "critical", "ex:unknown"}}, "", ClassBody},
 		{"too many fields", "/graphql", `{"query":"mutation {` + strings.Repeat(` a: wipe`, 101) + `}"}`, nil, "", ClassBatch},
-		{"values out of one variable", "/graphql", `{"query":"mutation($v: X) { wipe(` + manyArguments(3000) + `) }","variables":{"v":[` + strings.Repeat("1,", 999) + `1]}}`, nil, "", ClassBody},
+		{"values out of one variable", "/graphql", `{"query":"mutation($v: X) { wipe(` + manyArguments(2000) + `) }","variables":{"v":[` + strings.Repeat("1,", 999) + `1]}}`, nil, "", ClassBody},
+		{"variables typed for many fields", "/graphql", `{"query":"mutation {` + strings.Repeat(" wipe", 60) + `}","variables":{"v":[` + strings.Repeat("1,", 2000) + `1]}}`, nil, "", ClassBody},
 		{"rpc", "/rpc", `{"jsonrpc":"2.0","id":1,"method":"eth_getBalance","params":[]}`, []wantCall{{"ex.rpc.read", "low", "https://api.example.com/rpc"}}, "", ""},
 		{
 			"rpc batch", "/rpc", `[{"jsonrpc":"2.0","id":1,"method":"eth_call"},{"jsonrpc":"2.0","id":2,"method":"eth_sendRawTransaction"},{"jsonrpc":"2.0","id":3,"method":"new"}]`,
@@ -201,6 +202,7 @@ rules:
 		{"PUT", "s3.example", "/b1/a:b", "s3.object.put", "s3:b1/a%3Ab"},
 		{"PUT", "b1.s3.example", "/a?acl", "s3.object.put", "s3:b1/a"},
 		{"PUT", "b1.s3.example", "/a?acl&versionId=v1", "s3.version.acl", "s3:b1/a"},
+		{"PUT", "b1.s3.example", "/a?acl=x/y&versionId=v1", "s3.version.acl", "s3:b1/a"},
 		{"PUT", "b1.s3.example", "/a?%61cl&versionId=v1", "s3.version.acl", "s3:b1/a"},
 		{"PUT", "b1.s3.example", "/a?acl&versionId=w1", "s3.object.put", "s3:b1/a"},
 		{"POST", "b1.s3.example", "/?delete", "s3.objects.delete", "s3:b1"},
