@@ -287,6 +287,7 @@ func (p *program) background(ctx context.Context, compiled *config.Compiled) {
 		}
 	})
 	p.wg.Go(func() { p.gate.Tend(ctx, time.Second) })
+	p.wg.Go(func() { releaseMemory(); tuneMemory() }) // not before the doors are open: a start must be quick
 	p.wg.Go(func() { p.watchFiles(ctx) })
 	if p.load != nil && p.cfg.File != "" {
 		p.wg.Go(func() {
@@ -340,6 +341,7 @@ func (p *program) reload(ctx context.Context, why string) {
 	p.note(ctx, "configuration reloaded", map[string]string{
 		"because": why, "mode": cfg.Mode, "policy_hash": compiled.Policy.Hash(), "mapping_hash": compiled.Mapping.Hash(),
 	})
+	p.wg.Go(releaseMemory)
 }
 
 func (p *program) note(ctx context.Context, message string, data map[string]string) {
