@@ -146,6 +146,9 @@ func dropOurs(h http.Header) {
 
 // printable replaces everything but visible ASCII, for sentences.
 func printable(s string) string {
+	if len(s) <= 200 && visible(s) {
+		return s
+	}
 	clean := func(r rune) rune {
 		if r < ' ' || r > '~' {
 			return '?'
@@ -156,4 +159,13 @@ func printable(s string) string {
 		s = s[:200] + "..."
 	}
 	return strings.Map(clean, s)
+}
+
+func visible(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }

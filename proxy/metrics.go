@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -51,7 +52,8 @@ func (x *exchange) log() {
 		return
 	}
 	d := &x.decision
-	fields := append(logHead(x.req),
+	room, _ := lineFields.Get().(*[16]zap.Field)
+	fields := append(appendHead(room[:0], x.req),
 		zap.String("tool", d.Tool), zap.String("decision", d.Decision), zap.String("reason", d.ReasonCode),
 		zap.String("enforcement", d.Enforcement), zap.String("mode", d.Mode), zap.Int("status", x.status),
 		zap.Duration("duration", time.Since(x.start)), zap.String("event", d.EvidenceEventID))
@@ -59,7 +61,12 @@ func (x *exchange) log() {
 		fields = append(fields, zap.String("note", x.note))
 	}
 	ce.Write(fields...)
+	clear(room[:])
+	lineFields.Put(room)
 }
+
+// lineFields keeps the fields of a line, which take more room than the line.
+var lineFields = sync.Pool{New: func() any { return new([16]zap.Field) }}
 
 // logRefusal is the line of a refusal that had no exchange.
 func (s *Server) logRefusal(req *gate.Request, r *gate.Refusal, start time.Time) {
@@ -69,11 +76,11 @@ func (s *Server) logRefusal(req *gate.Request, r *gate.Refusal, start time.Time)
 		zap.Duration("duration", time.Since(start)), zap.String("event", r.Decision.EvidenceEventID), zap.String("note", "refused"))...)
 }
 
-func logHead(req *gate.Request) []zap.Field {
+func logHead(req *gate.Request) []zap.Field { return appendHead(make([]zap.Field, 0, 16), req) }
+
+func appendHead(fields []zap.Field, req *gate.Request) []zap.Field {
 	path, _, _ := strings.Cut(req.Head.Target, "?")
-	return append(
-		make([]zap.Field, 0, 16), // room for what the callers add
+	return append(fields,
 		zap.String("door", string(req.Door)), zap.String("agent", req.Identity.AgentID),
-		zap.String("method", printable(req.Head.Method)), zap.String("authority", printable(req.Head.Authority)), zap.String("path", printable(path)),
-	)
+		zap.String("method", printable(req.Head.Method)), zap.String("authority", printable(req.Head.Authority)), zap.String("path", printable(path)))
 }
