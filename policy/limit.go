@@ -221,3 +221,15 @@ func (l *limit) broken(err error) Decision {
 	d.NextSteps = brokenSteps()
 	return d
 }
+
+// Limits lists the limits of all policies, in file order. They are not to be
+// modified.
+func (s *Set) Limits() []*Limit {
+	var list []*Limit
+	for _, p := range s.policies {
+		for _, l := range p.limits {
+			list = append(list, &l.Limit)
+		}
+	}
+	return list
+}
