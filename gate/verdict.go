@@ -2,6 +2,7 @@ package gate
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -87,13 +88,15 @@ func (r *Rules) decide(calls []mapping.Call, id Identity, user, goal string, cla
 			if i > 0 && severity(worst.risk) > severity(v.risk) {
 				v.risk = worst.risk
 			}
+			// The limits of every call are used, whichever decides.
+			v.policy.Limits = slices.Concat(worst.policy.Limits, v.policy.Limits)
 			worst = v
 			continue
 		}
 		if severity(v.risk) > severity(worst.risk) {
 			worst.risk = v.risk
 		}
-		worst.policy.Limits = append(worst.policy.Limits, v.policy.Limits...)
+		worst.policy.Limits = slices.Concat(worst.policy.Limits, v.policy.Limits)
 	}
 	return worst
 }
