@@ -132,7 +132,7 @@ func (g *Gate) judge(ctx context.Context, c *call) {
 	g.approvedBy(ctx, c, &v)
 	c.verdict = v
 	c.describe(g, ambiguous)
-	g.limit(ctx, c)
+	g.limit(ctx, c, true)
 }
 
 func (c *call) unmapped() policy.Decision {

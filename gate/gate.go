@@ -178,8 +178,11 @@ type Options struct {
 	// RedactKey keys the hashes that stand in for secrets, 32 bytes.
 	RedactKey []byte
 	Now       func() time.Time // time.Now when nil
-	Log       *zap.Logger      // silent when nil
-	Observer  Observer         // may be nil
+	// Elapsed is the time since some moment on a clock that cannot be set, which
+	// limits follow. Nil: the machine's, or Now where that is given.
+	Elapsed  func() time.Duration
+	Log      *zap.Logger // silent when nil
+	Observer Observer    // may be nil
 }
 
 // Gate is the check. Safe for concurrent use.
@@ -188,6 +191,7 @@ type Gate struct {
 	recorder  Recorder
 	redactKey []byte
 	now       func() time.Time
+	steady    *steady
 	log       *zap.Logger
 	observer  Observer
 
@@ -221,7 +225,11 @@ func New(o Options) (*Gate, error) {
 	}
 	if g.now == nil {
 		g.now = time.Now
+		if o.Elapsed == nil {
+			o.Elapsed = sinceBoot
+		}
 	}
+	g.steady = newSteady(o.Elapsed, g.now())
 	if g.log == nil {
 		g.log = zap.NewNop()
 	}

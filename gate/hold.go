@@ -40,6 +40,9 @@ func (g *Gate) hold(ctx context.Context, c *call) (*Permit, *Refusal) {
 		return nil, g.block(ctx, c)
 	}
 	c.describeBody()
+	if ref := g.limitHeld(ctx, c); ref != nil {
+		return nil, ref
+	}
 	a := g.approvalOf(c)
 	got, ref, err := g.open(ctx, c, a)
 	switch {
@@ -245,6 +248,9 @@ func (g *Gate) release1(ctx context.Context, c *call, a Approval) (*Permit, *Ref
 	}
 	if c.claims != nil && !g.now().Before(c.claims.ExpiresAt.Add(passport.Leeway)) {
 		return nil, g.refuseApproval(ctx, c, a, 403, passport.ReasonExpired, "the passport expired while the call waited; call again with a new one", true)
+	}
+	if ref := g.reserveApproved(ctx, c, a, again.policy.Limits); ref != nil {
+		return nil, ref
 	}
 	used, err := g.store.Consume(ctx, a.TenantID, a.ID, c.id, g.now())
 	switch {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/policy"
@@ -21,30 +22,24 @@ import (
 //	forced     a call that was over a limit which asks a human, and that a human
 //	           approved, takes its share though it does not fit: what is sent counts
 
-// limit takes the shares of the limits on a call, or turns the verdict into what
-// a limit that does not fit says. Limits come last, and count only calls that
-// would leave. A call that will be held takes its shares in reserveHeld.
-func (g *Gate) limit(ctx context.Context, c *call) {
+// limit judges by the limits on a call, last of all: they count only calls that
+// would leave. With take it takes the shares, for a call that will be sent; a
+// call that will be held takes its shares in reserveHeld. Under monitor and warn
+// a call over a limit leaves all the same and takes none, as under enforcement.
+func (g *Gate) limit(ctx context.Context, c *call, take bool) {
 	if !c.limited() {
 		return
 	}
-	id := c.id
-	if c.approval != "" {
-		id = c.approval // the share was taken when the call was held
+	if c.approval == "" {
+		if !g.share(ctx, c, c.id, take) || c.verdict.effect != policy.RequireApproval {
+			return
+		}
+		// A limit asks for the approval that the call may have brought along.
+		if g.approvedBy(ctx, c, &c.verdict); c.approval == "" {
+			return
+		}
 	}
-	g.reserve(ctx, c, id)
-}
-
-// limitPreflight looks at the limits, and takes a share only for an action that
-// will be executed.
-func (g *Gate) limitPreflight(ctx context.Context, c *call, execute bool) {
-	switch {
-	case !c.limited():
-	case execute:
-		g.reserve(ctx, c, c.id)
-	default:
-		g.look(ctx, c)
-	}
+	g.share(ctx, c, c.approval, take)
 }
 
 // limited says that limits speak about the call: it would leave under
@@ -54,83 +49,118 @@ func (c *call) limited() bool {
 	return c.verdict.effect != policy.Deny && len(c.verdict.policy.Limits) > 0 && do != enforceBlock && do != enforceHold
 }
 
-// reserve takes the limits' shares under an id, or turns the verdict into what
-// the limits that do not fit say.
-func (g *Gate) reserve(ctx context.Context, c *call, id string) {
-	uses := limitUses(c.verdict.policy.Limits)
-	over, used, err := g.store.Reserve(ctx, c.Identity.TenantID, id, uses, c.started)
+// share takes the limits' shares under an id, or only looks. When some do not
+// fit, the verdict becomes what they say.
+func (g *Gate) share(ctx context.Context, c *call, id string, take bool) (over bool) {
+	now := g.limitTime()
+	uses := limitUses(c.verdict.policy.Limits, now, c.approval != "")
+	used, full, err := g.count(ctx, c.Identity.TenantID, id, uses, now, take)
 	switch {
 	case errors.Is(err, ErrIllegalState):
 		c.reservation = id // taken by an earlier attempt at the same held call
 	case err != nil:
-		g.limitsDown(c, err)
-	case over >= 0:
-		c.exceeded(uses, used)
-	default:
+		g.Fault("store", fmt.Errorf("check limits: %w", err))
+		c.fault("limits could not be checked: the store did not answer")
+		c.verdict.refuse = &closed{503, ReasonStore, "the limits on this call could not be checked, because the store did not answer"}
+	case full:
+		c.exceeded(uses, used, now)
+		return true
+	case take:
 		c.reservation = id
 	}
+	return false
 }
 
-// look judges by the limits without taking anything.
-func (g *Gate) look(ctx context.Context, c *call) {
-	uses := limitUses(c.verdict.policy.Limits)
-	used, err := g.store.Usage(ctx, c.Identity.TenantID, uses, c.started)
-	if err != nil {
-		g.limitsDown(c, err)
-		return
+// count takes the uses, or with take false only looks. full says that some do
+// not fit.
+func (g *Gate) count(ctx context.Context, tenant, id string, uses []Use, now time.Time, take bool) (used []int64, full bool, err error) {
+	if take {
+		over, used, err := g.store.Reserve(ctx, tenant, id, uses, now)
+		return used, over >= 0, err
 	}
-	c.exceeded(uses, used)
+	used, err = g.store.Usage(ctx, tenant, uses, now)
+	for i := range used {
+		full = full || !fits(uses[i], used[i])
+	}
+	return used, full, err
 }
 
-func (g *Gate) limitsDown(c *call, err error) {
-	g.Fault("store", fmt.Errorf("check limits: %w", err))
-	c.fault("limits could not be checked: the store did not answer")
-	c.verdict.refuse = &closed{503, ReasonStore, "the limits on this call could not be checked, because the store did not answer"}
-}
+func fits(u Use, used int64) bool { return u.Force || u.Amount <= u.Max-used }
 
-// exceeded makes the verdict that of the limits that do not fit, if any.
-func (c *call) exceeded(uses []Use, used []int64) {
-	asked := c.verdict.policy.Limits
+// exceeded makes the verdict that of the limits that do not fit.
+func (c *call) exceeded(uses []Use, used []int64, now time.Time) {
+	v := &c.verdict
+	first := len(v.policy.Over)
+	asked := v.policy.Limits
 	for i, u := range uses {
-		if u.Amount <= u.Max-used[i] {
-			continue
+		if !fits(u, used[i]) {
+			v.policy = v.policy.Exceeded(asked[i], used[i], now)
 		}
-		c.verdict.policy = c.verdict.policy.Exceeded(asked[i], used[i], c.started)
 	}
-	if len(c.verdict.policy.Over) == 0 {
-		return
+	v.effect = v.policy.Effect
+	if first < len(v.policy.Over) {
+		l := v.policy.Over[first].Limit
+		c.event.Rule = &evidence.Position{File: l.Pos.File, Line: l.Pos.Line, Name: l.Name}
 	}
-	c.verdict.effect = c.verdict.policy.Effect
-	l := c.verdict.policy.Over[0].Limit
-	c.event.Rule = &evidence.Position{File: l.Pos.File, Line: l.Pos.Line, Name: l.Name}
 	if !slices.Contains(c.event.Flags, FlagLimit) {
 		c.event.Flags = append(c.event.Flags, FlagLimit)
 	}
 }
 
-func limitUses(list []policy.Reservation) []Use {
+// limitUses are the uses of the store that reservations come to at a time. A
+// human's approval forces those of limits that ask for one.
+func limitUses(list []policy.Reservation, now time.Time, approved bool) []Use {
 	uses := make([]Use, len(list))
-	for i, l := range list {
-		uses[i] = Use{
-			Limit: l.Limit.ID(), Key: l.Key, Amount: l.Amount,
-			Max: l.Limit.Max, Window: l.Limit.Window,
-		}
+	for i, r := range list {
+		uses[i] = limitUse(r.Limit, r.Key, now)
+		uses[i].Amount = r.Amount
+		uses[i].Force = approved && r.Limit.Effect == policy.RequireApproval
 	}
 	return uses
 }
 
-// reserveHeld takes the limits' shares of a held call, once for all its attempts,
-// under the approval's id. They are given back when the approval comes to
-// nothing. A limit that denies what is over it ends the hold.
-func (g *Gate) reserveHeld(ctx context.Context, c *call, a Approval) *Refusal {
-	if len(c.verdict.policy.Limits) == 0 || slices.Contains(c.event.Flags, FlagLimit) {
+func limitUse(l *policy.Limit, key string, now time.Time) Use {
+	since, _ := l.Bounds(now)
+	return Use{Limit: l.ID(), Key: key, Max: l.Max, Window: l.Window, Since: since}
+}
+
+// limitHeld judges a call that a rule holds by its limits, before anybody is
+// asked: one approval has to satisfy rule and limits. A retry of a call that is
+// held already is not judged again, because its own share stands in its way.
+func (g *Gate) limitHeld(ctx context.Context, c *call) *Refusal {
+	if len(c.verdict.policy.Limits) == 0 || len(c.verdict.policy.Over) > 0 {
 		return nil
 	}
-	asked := c.verdict.policy
-	g.reserve(ctx, c, a.ID)
+	last, err := g.store.LatestApproval(ctx, c.Identity.TenantID, fingerprint(c))
+	if err == nil && (last.State == ApprovalPending || last.State == ApprovalApproved && g.now().Before(last.UseBefore)) {
+		return nil
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return g.storeDown(ctx, c, err)
+	}
+	g.share(ctx, c, "", false)
+	if c.verdict.do(c.mode) == enforceBlock {
+		return g.block(ctx, c)
+	}
+	return nil
+}
+
+// reserveHeld takes the limits' shares of a held call, once for all its attempts,
+// under the approval's id. They are given back when the approval comes to
+// nothing. A call over a limit takes them when it is approved. A limit that
+// denies what is over it ends the hold.
+func (g *Gate) reserveHeld(ctx context.Context, c *call, a Approval) *Refusal {
+	if len(c.verdict.policy.Limits) == 0 || len(c.verdict.policy.Over) > 0 {
+		return nil
+	}
+	asked, rule, flags := c.verdict.policy, c.event.Rule, slices.Clone(c.event.Flags)
+	g.share(ctx, c, a.ID, true)
 	if c.verdict.refuse == nil && c.verdict.effect != policy.Deny {
-		// Over a limit that asks a human too: one human is asked, for the rule.
-		c.verdict.policy, c.verdict.effect = asked, policy.RequireApproval
+		if c.reservation == "" {
+			// It was used up since limitHeld looked, or by who asked for this very
+			// approval: the people who were asked then decide.
+			c.verdict.policy, c.verdict.effect, c.event.Rule, c.event.Flags = asked, policy.RequireApproval, rule, flags
+		}
 		return nil
 	}
 	if _, err := g.store.Cancel(ctx, a.TenantID, a.ID, systemActor, "a limit does not leave room for the call", g.now()); err == nil {
@@ -138,4 +168,28 @@ func (g *Gate) reserveHeld(ctx context.Context, c *call, a Approval) *Refusal {
 		g.waits.wake(a.ID)
 	}
 	return g.block(ctx, c)
+}
+
+// reserveApproved takes the shares of an approved call that has none yet, because
+// it was over a limit: what is sent counts. It comes before the approval is
+// consumed. A crash between the two leaves the share to the next attempt, or to
+// the approval's expiry, which gives it back.
+func (g *Gate) reserveApproved(ctx context.Context, c *call, a Approval, limits []policy.Reservation) *Refusal {
+	if len(limits) == 0 || c.reservation != "" {
+		return nil
+	}
+	now := g.limitTime()
+	uses := limitUses(limits, now, true)
+	over, used, err := g.store.Reserve(ctx, a.TenantID, a.ID, uses, now)
+	switch {
+	case errors.Is(err, ErrIllegalState): // by another attempt
+	case err != nil:
+		g.Fault("store", fmt.Errorf("reserve limits of %s: %w", a.ID, err))
+		return g.refuseApproval(ctx, c, a, 503, ReasonStore, "the limits on this call could not be checked, because the store did not answer", true)
+	case over >= 0:
+		d := c.verdict.policy.Exceeded(limits[over], used[over], now)
+		return g.refuseApproval(ctx, c, a, 403, d.ReasonCode, "it was approved, but a limit leaves no room for it any more: "+d.Summary, true)
+	}
+	c.reservation = a.ID
+	return nil
 }

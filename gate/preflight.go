@@ -81,7 +81,7 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 	c.reading.Calls = []mapping.Call{one}
 	c.judgePreflight(ctx, g, p.Mode)
 	v := &c.verdict
-	g.limitPreflight(ctx, c, p.Intent == IntentExecute)
+	g.limit(ctx, c, p.Intent == IntentExecute)
 	if do := v.do(c.mode); p.Intent == IntentExecute && do != enforceBlock && do != enforceHold {
 		// The caller acts on this answer: what is good for one use is used now.
 		if err := g.claim(ctx, c); err != nil {
