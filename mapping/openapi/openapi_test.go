@@ -18,6 +18,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/actpass/sidecar/mapping"
+	"github.com/actpass/sidecar/strictyaml"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/shop.rules.yaml; read the difference")
@@ -406,6 +407,40 @@ func TestLeftOut(t *testing.T) {
 		t.Errorf("%d operations, left: %v", len(p.Operations), p.Left)
 	}
 	compile(t, p.YAML())
+}
+
+// TestReferences: a reference to itself ends, and JSON pointers are unescaped.
+func TestReferences(t *testing.T) {
+	p, err := Read([]byte(`{"openapi":"3.0.0","servers":[{"url":"https://x.example"}],"paths":{
+		"/self":{"$ref":"#/paths/~1self"}, "/a~b c":{"get":{}}, "/other":{"$ref":"#/paths/~1a~0b%20c"}}}`), Options{Name: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]Left{{"/self", "refers to itself"}}, p.Left); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	if len(p.Operations) != 2 || p.Operations[1].Path != "/other" {
+		t.Errorf("operations: %+v", p.Operations)
+	}
+}
+
+// TestScalars: what is written is read as the same text, quoted or not.
+func TestScalars(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{"off", "No", "null", "~", "1e3", "0x1f", "-", ".5", "a\\b\"c", "\u2028", "\x1b", "1_000", ".inf", "12:30"})).Draw(t, "text")
+		for _, written := range []string{scalar(text), quote(text)} {
+			var got struct {
+				V string `yaml:"v"`
+			}
+			if err := strictyaml.Decode("f", []byte("v: "+written+"\n"), &got); err != nil || got.V != text {
+				t.Fatalf("%q as %s is read as %q (%v)", text, written, got.V, err)
+			}
+			var other map[string]any
+			if err := yaml.Unmarshal([]byte("v: "+written+"\n"), &other); err != nil || other["v"] != text {
+				t.Fatalf("%q as %s is read as %#v (%v)", text, written, other["v"], err)
+			}
+		}
+	})
 }
 
 // TestCostOfReferences: schemas that multiply by reference end in time.
