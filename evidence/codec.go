@@ -70,6 +70,9 @@ func (e *Event) Encode() ([]byte, error) {
 			return nil, fmt.Errorf("evidence: encode the args of %s: %w", e.ID, err)
 		}
 	}
+	if len(e.Unusable) > 0 {
+		w.stringMap("unusable", e.Unusable)
+	}
 	w.position("rule", e.Rule)
 	w.position("mapping_rule", e.MappingRule)
 	if len(e.Flags) > 0 {

@@ -65,15 +65,18 @@ type Event struct {
 	KeyID          string `json:"key_id,omitempty"`
 	Door           string `json:"door,omitempty"` // forward, connect, reverse, transparent, api
 
-	Request     *Request       `json:"request,omitempty"`
-	Args        map[string]any `json:"args,omitempty"` // redacted
-	Rule        *Position      `json:"rule,omitempty"`
-	MappingRule *Position      `json:"mapping_rule,omitempty"`
-	Flags       []string       `json:"flags,omitempty"`
-	Notes       []string       `json:"notes,omitempty"` // what each flag is about, in sentences
-	Outcome     *Outcome       `json:"outcome,omitempty"`
-	Approval    *Approval      `json:"approval,omitempty"`
-	PassportJTI string         `json:"passport_jti,omitempty"`
+	Request *Request       `json:"request,omitempty"`
+	Args    map[string]any `json:"args,omitempty"` // redacted
+	// Unusable names the declared arguments that have no value in Args because they
+	// were "missing" or "invalid", by dotted path; "" is about all of them.
+	Unusable    map[string]string `json:"unusable,omitempty"`
+	Rule        *Position         `json:"rule,omitempty"`
+	MappingRule *Position         `json:"mapping_rule,omitempty"`
+	Flags       []string          `json:"flags,omitempty"`
+	Notes       []string          `json:"notes,omitempty"` // what each flag is about, in sentences
+	Outcome     *Outcome          `json:"outcome,omitempty"`
+	Approval    *Approval         `json:"approval,omitempty"`
+	PassportJTI string            `json:"passport_jti,omitempty"`
 
 	// Message and Data belong to config and system records.
 	Message string            `json:"message,omitempty"`
