@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -85,25 +86,29 @@ func startStripeMock(dir string) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	addr, err := freeAddress()
+	// Without an address for HTTPS it takes port 12112 of all interfaces, and ends
+	// when another run of these tests has it.
+	cmd := exec.Command(bin, "-http-addr", "127.0.0.1:0", "-https-addr", "127.0.0.1:0")
+	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(bin, "-http-addr", addr)
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
 	stop = func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }
-	for range 1200 { // it compiles a large document first
-		if c, err := net.Dial("tcp", addr); err == nil {
-			_ = c.Close()
+	// It compiles a large document first.
+	timer := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
+	defer timer.Stop()
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if addr, ok := strings.CutPrefix(lines.Text(), "Listening for HTTP at address: "); ok {
 			stripeMock = "http://" + addr
+			go func() { _, _ = io.Copy(io.Discard, out) }()
 			return stop, nil
 		}
-		time.Sleep(25 * time.Millisecond)
 	}
 	stop()
-	return nil, fmt.Errorf("stripe-mock did not listen on %s", addr)
+	return nil, errors.New("stripe-mock ended before it listened")
 }
 
 // goTool installs a tool once into the user's cache.
