@@ -36,6 +36,8 @@ type Gate interface {
 	VerifyPassport(ctx context.Context, actor gate.Identity, token, audience string) (*passport.Claims, error)
 	RevokePassport(ctx context.Context, actor gate.Identity, jti, reason string) error
 	JWKS() passport.JWKS
+	Limits(ctx context.Context, actor gate.Identity, q gate.LimitQuery) ([]gate.LimitUse, string, error)
+	ResetLimit(ctx context.Context, actor gate.Identity, name, key, reason string) ([]gate.LimitUse, error)
 	Fault(kind string, err error)
 }
 

@@ -28,6 +28,8 @@ var calls = []struct {
 	{"POST", "/api/v1/passports/verify", `{"token":"t"}`, "gateway approver admin"},
 	{"POST", "/api/v1/passports/revoke", `{"jti":"ap_1"}`, "admin"},
 	{"GET", "/api/v1/passports/jwks", "", "gateway approver admin"},
+	{"GET", limitsPath, "", "approver admin"},
+	{"POST", resetPath, `{"limit":"p/l","all":true}`, "admin"},
 	{"GET", "/api/v1/evidence/events", "", "approver admin"},
 	{"GET", "/api/v1/evidence/events/ev_pending", "", "approver admin"},
 	{"GET", "/api/v1/evidence/verify", "", "approver admin"},

@@ -45,6 +45,8 @@ func (s *server) table() []route {
 		{method: "POST", pattern: "/api/v1/passports/verify", roles: forAll, do: s.verifyPassport},
 		{method: "POST", pattern: "/api/v1/passports/revoke", roles: forAdmins, do: s.revokePassport},
 		{method: "GET", pattern: "/api/v1/passports/jwks", roles: forAll, do: s.jwks},
+		{method: "GET", pattern: "/api/v1/limits", roles: forHumans, do: s.listLimits},
+		{method: "POST", pattern: "/api/v1/limits/reset", roles: forAdmins, do: s.resetLimit},
 		{method: "GET", pattern: "/api/v1/evidence/events", roles: forHumans, do: s.listEvents},
 		{method: "GET", pattern: "/api/v1/evidence/events/{id}", roles: forHumans, do: s.getEvent},
 		{method: "GET", pattern: "/api/v1/evidence/verify", roles: forHumans, do: s.verifyLog},

@@ -56,8 +56,13 @@ func (g *Gate) Limits(ctx context.Context, actor Identity, q LimitQuery) (list [
 	if err != nil {
 		return nil, "", err
 	}
-	if q.Key != "" && len(limits) != 1 {
-		return nil, "", &FieldError{"key", "needs one limit: name it as policy/limit"}
+	if q.Key != "" {
+		if len(limits) != 1 {
+			return nil, "", &FieldError{"key", "needs one limit: name it as policy/limit"}
+		}
+		if q.Key, err = limits[0].ParseKey(q.Key); err != nil {
+			return nil, "", &FieldError{"key", err.Error()}
+		}
 	}
 	at, after, err := parseLimitCursor(q.Cursor, limits)
 	if err != nil {
@@ -154,6 +159,11 @@ func (g *Gate) ResetLimit(ctx context.Context, actor Identity, name, key, reason
 		return nil, &FieldError{"limit", "is the name of several limits: write it as policy/limit, such as " + limits[0].ID()}
 	}
 	l, now := limits[0], g.limitTime()
+	if key != "" {
+		if key, err = l.ParseKey(key); err != nil {
+			return nil, &FieldError{"key", err.Error()}
+		}
+	}
 	use := limitUse(l, key, now)
 	held, err := g.store.Held(ctx, actor.TenantID, use, "", maxLimitPage, now)
 	if err != nil {

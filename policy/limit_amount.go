@@ -4,9 +4,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-
-	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 )
 
 // minorDigits are the currencies of ISO 4217 whose minor unit is not a
@@ -38,46 +35,6 @@ func digits(currency string) (n int, known bool) {
 	return 0, false
 }
 
-// currency says whether this value of a key tells the currency.
-func (k limitKey) currency() bool { return k.variable == "" && namesCurrency(k.read.String()) }
-
-func namesCurrency(key string) bool {
-	last := key[strings.LastIndexByte(key, '.')+1:]
-	return len(last) < len(key) && strings.EqualFold(last, "currency")
-}
-
-func lowerASCII(s string) string {
-	return strings.Map(func(r rune) rune {
-		if 'A' <= r && r <= 'Z' {
-			return r + 'a' - 'A'
-		}
-		return r
-	}, s)
-}
-
-// KeyValue is one value of a key.
-type KeyValue struct {
-	Name  string // as in the policy: args.currency
-	Value string // a text as it is, a number or a truth value as JSON writes it
-}
-
-// KeyValues reads the key of a reservation back; nil when it is not one of
-// this limit, as after an edit of the policy.
-func (l *Limit) KeyValues(key string) []KeyValue {
-	var raw []jsontext.Value
-	if json.Unmarshal([]byte(key), &raw) != nil || len(raw) != len(l.Keys) {
-		return nil
-	}
-	values := make([]KeyValue, len(raw))
-	for i, v := range raw {
-		values[i] = KeyValue{Name: l.Keys[i], Value: string(v)}
-		if v.Kind() == '"' && json.Unmarshal(v, &values[i].Value) != nil {
-			return nil
-		}
-	}
-	return values
-}
-
 // Currency is the currency that a sum under this key is in, as ISO 4217 writes
 // it (USD); "" when the limit counts calls, or its key has none.
 func (l *Limit) Currency(key string) string {
@@ -94,6 +51,15 @@ func (l *Limit) Currency(key string) string {
 		}
 	}
 	return ""
+}
+
+// Unit is what the limit counts under a key: a currency, in whose minor unit the
+// numbers are, "calls", or "" for a sum of anything else.
+func (l *Limit) Unit(key string) string {
+	if l.Sum == "" {
+		return "calls"
+	}
+	return l.Currency(key)
 }
 
 // Amount writes n of the limit's unit under a key: "62.00 USD", "3 calls",

@@ -110,10 +110,18 @@ func before(t, want time.Time) bool {
 	return time.Date(y, m, d, 0, 0, 0, 0, time.UTC).Before(want)
 }
 
+// WindowName is the window as an author writes it: 24h, day.
+func (l *Limit) WindowName() string {
+	if l.Calendar != "" {
+		return l.Calendar
+	}
+	return formatDuration(l.Window)
+}
+
 // per is the window in an author's words: 24h, or day (Europe/Berlin).
 func (l *Limit) per() string {
 	if l.Calendar == "" {
-		return formatDuration(l.Window)
+		return l.WindowName()
 	}
 	return fmt.Sprintf("%s (%s)", l.Calendar, l.Zone)
 }
