@@ -179,12 +179,17 @@ func (x *exchange) attach(req *http.Request, out *gate.Outbound) {
 // stream is a request body that is read while it is sent.
 type stream struct {
 	r      io.Reader
+	ended  atomic.Bool           // read to its end
 	failed atomic.Pointer[error] // the client's fault, not the upstream's
 }
 
 func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
+	switch {
+	case err == nil:
+	case errors.Is(err, io.EOF):
+		s.ended.Store(true)
+	default:
 		s.failed.Store(&err)
 	}
 	return n, err
@@ -399,6 +404,11 @@ func (x *exchange) unanswered(err error) {
 
 // failed answers for a permitted call that cannot be completed.
 func (x *exchange) failed(status int, code, sentence string) {
+	if x.stream != nil && !x.stream.ended.Load() {
+		// The rest of the body stands in the way of the next request: net/http
+		// closes the connection, and the client must know.
+		x.closing = true
+	}
 	d := x.permit.Decision()
 	d.ReasonCode = code
 	d.Explain = evidence.Explain{Summary: sentence, MatchedRules: d.Explain.MatchedRules}

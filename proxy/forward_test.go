@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -410,4 +411,16 @@ func TestClientSeesACertificateFromTheCA(t *testing.T) {
 	if err := tls.Client(conn, &tls.Config{ServerName: "api.test", InsecureSkipVerify: true, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}).Handshake(); err == nil {
 		t.Error("TLS 1.1 was accepted")
 	}
+}
+
+// A call that fails before its streamed body was read costs the connection, and
+// the client is told: it must not send its next call into a closing one.
+func TestFailedUploadAnnouncesTheClose(t *testing.T) {
+	w := newWorld(t, func(_ *world, o *Options) { o.Upstream.AllowPrivate = nil })
+	body := strings.Repeat("x", 64<<10)
+	got := w.raw(w.front, "POST http://plain.test/upload HTTP/1.1\r\nHost: plain.test\r\nContent-Length: "+strconv.Itoa(len(body))+"\r\n\r\n"+body)
+	if got.status != 403 || got.header.Get("Connection") != "close" {
+		t.Errorf("%d %v", got.status, got.header)
+	}
+	w.untouched()
 }

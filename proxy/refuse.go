@@ -81,8 +81,11 @@ func render(r *gate.Refusal) answer {
 	if r.Retry {
 		retry = "true"
 	}
-	a.header["Stripe-Should-Retry"] = []string{retry}
-	a.header["X-Should-Retry"] = []string{retry}
+	if a.status != http.StatusBadGateway && a.status != http.StatusGatewayTimeout {
+		// Where the upstream could not be had, the SDK's own rules are the right ones.
+		a.header["Stripe-Should-Retry"] = []string{retry}
+		a.header["X-Should-Retry"] = []string{retry}
+	}
 	if r.RetryAfter > 0 {
 		a.header["Retry-After"] = []string{strconv.Itoa(int((r.RetryAfter + 999_999_999) / 1e9))}
 	}
