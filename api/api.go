@@ -18,6 +18,7 @@ import (
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
 	"github.com/actpass/sidecar/passport"
+	"github.com/actpass/sidecar/whatif"
 )
 
 // Gate is what the API asks of the gate; *gate.Gate satisfies it.
@@ -71,6 +72,9 @@ type EventSource interface {
 	CatchUp(ctx context.Context) error
 	// Verify reads the whole log and checks it.
 	Verify(ctx context.Context) (VerifyReport, error)
+	// Simulate judges the record again, see whatif. What is wrong with the
+	// candidate is a *gate.FieldError.
+	Simulate(ctx context.Context, q SimulationQuery) (whatif.Report, error)
 }
 
 // VerifyReport says whether the evidence log is whole.
@@ -114,7 +118,7 @@ type server struct {
 	routes  []route
 	limiter *limiter
 	words   words
-	verify  chan struct{} // one verification at a time: it reads the whole log
+	verify  chan struct{} // one verification or simulation at a time: it reads the whole log
 	ready   readyLog
 }
 

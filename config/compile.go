@@ -48,20 +48,10 @@ func (c *Config) Compile(embedded fs.FS) (*Compiled, error) {
 	set, err := mapping.Compile(rules, mapping.Options{Unmapped: unmapped})
 	faults.Add(strictyaml.Pos{File: c.File}, err)
 
-	opt := policy.Options{Default: c.Policy.Default}
-	if c.Policy.Default != "require_approval" && c.Policy.Default != "allow" {
-		opt.Default = "deny" // anything else is reported with the settings
+	if err != nil {
+		set = nil
 	}
-	if set != nil && err == nil {
-		opt.Tools = set.Tools()
-		opt.Args = func(tool string) (names []string, open, known bool) {
-			info, ok := set.Tool(tool)
-			for _, a := range info.Args {
-				names = append(names, a.Name)
-			}
-			return names, info.OpenArgs, ok
-		}
-	}
+	opt := c.PolicyOptions(set)
 	if c.File != "" {
 		embedded = nil
 	}
@@ -77,6 +67,26 @@ func (c *Config) Compile(embedded fs.FS) (*Compiled, error) {
 	}
 	out.Mapping, out.Policy = set, pol
 	return &out, nil
+}
+
+// PolicyOptions are those that the settings' policies are compiled with, over the
+// tools that set names; nil: over tools that are not known.
+func (c *Config) PolicyOptions(set *mapping.Set) policy.Options {
+	opt := policy.Options{Default: c.Policy.Default}
+	if c.Policy.Default != "require_approval" && c.Policy.Default != "allow" {
+		opt.Default = "deny" // anything else is reported with the settings
+	}
+	if set != nil {
+		opt.Tools = set.Tools()
+		opt.Args = func(tool string) (names []string, open, known bool) {
+			info, ok := set.Tool(tool)
+			for _, a := range info.Args {
+				names = append(names, a.Name)
+			}
+			return names, info.OpenArgs, ok
+		}
+	}
+	return opt
 }
 
 type file struct {

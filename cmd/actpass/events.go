@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/actpass/sidecar/api"
+	"github.com/actpass/sidecar/config"
+	"github.com/actpass/sidecar/gate"
 	"github.com/actpass/sidecar/ledger"
 	"github.com/actpass/sidecar/store"
 )
@@ -16,6 +18,9 @@ type events struct {
 	index *store.Index
 	log   *ledger.Log
 	dir   string // of the log
+
+	gate     *gate.Gate            // for its rules
+	settings func() *config.Config // in force
 }
 
 var _ api.EventSource = (*events)(nil)

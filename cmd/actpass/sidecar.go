@@ -240,8 +240,9 @@ func (p *program) listen(ctx context.Context) error {
 
 func (p *program) apiHandler() http.Handler {
 	h := api.New(api.Options{
-		Gate: p.gate, Events: &events{index: p.index, log: p.trail, dir: filepath.Join(p.dir, "ledger")}, Logger: p.log,
-		Ready: p.ready, Metrics: p.metrics.handler(), Version: version,
+		Gate: p.gate, Logger: p.log,
+		Events: &events{index: p.index, log: p.trail, dir: filepath.Join(p.dir, "ledger"), gate: p.gate, settings: p.inForce},
+		Ready:  p.ready, Metrics: p.metrics.handler(), Version: version,
 	})
 	open := p.metrics.handler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
