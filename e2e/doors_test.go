@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"io"
 	"net/http"
 	"net/url"
@@ -23,15 +22,6 @@ type answer struct {
 	status int
 	header http.Header
 	body   []byte
-}
-
-func (a answer) json(t testing.TB) map[string]any {
-	t.Helper()
-	var m map[string]any
-	if err := json.Unmarshal(a.body, &m); err != nil {
-		t.Fatalf("%d %s: %v", a.status, a.body, err)
-	}
-	return m
 }
 
 // door sends one call to api.stripe.com (or another upstream host) its way.

@@ -408,6 +408,7 @@ func TestGRPC(t *testing.T) {
 		w.Header().Set(http.TrailerPrefix+"Grpc-Message", "all said "+r.Trailer.Get("X-Client-Trailer"))
 	})
 	sc := start(t, settings{front: u, policies: map[string]string{"reads.yaml": readsPolicy, "walls.yaml": denyPolicy}})
+	//lint:ignore SA1019 it takes a connection that is there already, as this test needs; net/http dials its own
 	conn, err := (&http2.Transport{}).NewClientConn(sc.insideTLS(t, "echo.example.test", "h2"))
 	must(t, err)
 	defer conn.Close()
