@@ -59,6 +59,20 @@ type ExplainedPolicy struct {
 	Glob    string          `json:"glob"`
 	Rules   []ExplainedRule `json:"rules"`
 	Limits  []string        `json:"limits"`
+	// Uses are the limits again, in numbers.
+	Uses []ExplainedLimit `json:"limit_uses"`
+}
+
+// ExplainedLimit is what the call would use of a limit.
+type ExplainedLimit struct {
+	Limit  string `json:"limit"` // policy/name
+	Line   int    `json:"line"`
+	Key    string `json:"key"` // a JSON array
+	Amount int64  `json:"amount"`
+	Max    int64  `json:"max"`
+	Used   *int64 `json:"used"` // null where it is not known
+	Fits   *bool  `json:"fits"`
+	Error  string `json:"error,omitempty"`
 }
 
 // ExplainedRule is one rule of a policy.
@@ -82,8 +96,13 @@ func (b explainedBody) Peek(max int64) ([]byte, bool, error) {
 	return b, true, nil
 }
 
+// Usage tells what limits hold, as LimitStore.Usage does.
+type Usage func(uses []Use) (used []int64, err error)
+
 // Explain judges a call as Check does, without recording, reserving or sending.
-func (r *Rules) Explain(head *mapping.Request, body []byte, user, goal string, now time.Time) Explanation {
+// Limits are counted as far as usage tells what they hold; with nil, they are
+// taken to have room.
+func (r *Rules) Explain(head *mapping.Request, body []byte, user, goal string, now time.Time, usage Usage) Explanation {
 	c := &call{
 		Request: &Request{Door: DoorForward, Identity: r.Identity, UserID: user, Goal: goal, Head: *head, Body: explainedBody(body)},
 		rules:   r, started: now,
@@ -99,6 +118,14 @@ func (r *Rules) Explain(head *mapping.Request, body []byte, user, goal string, n
 		v.effect, v.policy = policy.Deny, c.unmapped()
 	}
 	c.mode = r.modeFor(v.call.Tool, c.Identity, "")
+	c.verdict = v
+	if asked := v.policy.Limits; usage != nil && v.refuse == nil && v.effect != policy.Deny && len(asked) > 0 {
+		uses := limitUses(asked, now, false)
+		if used, err := usage(uses); err == nil {
+			c.exceeded(uses, used, now)
+			v = c.verdict
+		}
+	}
 	x := Explanation{
 		Request:   ExplainedRequest{head.Method, head.Scheme + "://" + head.Authority + head.Target},
 		Canonical: ExplainedRequest{c.match.Method, c.match.URL()},
@@ -117,7 +144,7 @@ func (r *Rules) Explain(head *mapping.Request, body []byte, user, goal string, n
 		x.Problems = append(x.Problems, ExplainedDoubt{Class: p.Arg, Detail: p.Detail})
 	}
 	for _, s := range r.Policy.Explain(policyInput(v.call, c.Identity, user, goal, nil, now)) {
-		x.Policies = append(x.Policies, explainPolicy(s))
+		x.Policies = append(x.Policies, explainPolicy(s, usage, now))
 	}
 	return x
 }
@@ -158,20 +185,42 @@ func typeName(v any) string {
 	return "object"
 }
 
-func explainPolicy(s policy.Step) ExplainedPolicy {
+func explainPolicy(s policy.Step, usage Usage, now time.Time) ExplainedPolicy {
 	p := ExplainedPolicy{
 		Name: s.Policy, Version: s.Version, At: fmt.Sprintf("%s:%d", s.Pos.File, s.Pos.Line), Glob: s.Glob,
-		Rules: []ExplainedRule{}, Limits: []string{},
+		Rules: []ExplainedRule{}, Limits: []string{}, Uses: []ExplainedLimit{},
 	}
 	for _, rs := range s.Rules {
 		p.Rules = append(p.Rules, ExplainedRule{rs.Name, rs.Pos.Line, rs.When, rs.Result, rs.Decision, rs.Reason, rs.Error})
 	}
-	for _, l := range s.Limits {
-		text := fmt.Sprintf("%s: would use %d under key %s", l.Name, l.Amount, l.Key)
-		if l.Error != "" {
-			text = l.Name + ": " + l.Error
-		}
-		p.Limits = append(p.Limits, text)
+	for _, step := range s.Limits {
+		use, text := explainLimit(step, usage, now)
+		p.Limits, p.Uses = append(p.Limits, text), append(p.Uses, use)
 	}
 	return p
+}
+
+func explainLimit(s policy.LimitStep, usage Usage, now time.Time) (ExplainedLimit, string) {
+	l := s.Limit
+	x := ExplainedLimit{Limit: l.ID(), Line: s.Pos.Line, Key: s.Key, Amount: s.Amount, Max: l.Max, Error: s.Error}
+	if s.Error != "" {
+		return x, s.Name + ": " + s.Error
+	}
+	text := fmt.Sprintf("%s: the call would use %s of %s in %s, under key %s", s.Name, l.Amount(s.Key, s.Amount), l.Amount(s.Key, l.Max), l.Per(), s.Key)
+	if usage == nil {
+		return x, text
+	}
+	use := limitUse(l, s.Key, now)
+	use.Amount = s.Amount
+	used, err := usage([]Use{use})
+	if err != nil {
+		return x, text + "; what is used already is not known: " + err.Error()
+	}
+	ok := fits(use, used[0])
+	x.Used, x.Fits = &used[0], &ok
+	text += "; " + l.Used(s.Key, used[0]) + ", so it "
+	if ok {
+		return x, text + "fits"
+	}
+	return x, text + "does not fit: " + l.Effect.String() + " (" + l.ReasonCode + ")"
 }

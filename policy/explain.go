@@ -35,6 +35,7 @@ type RuleStep struct {
 
 // LimitStep is one limit of a policy.
 type LimitStep struct {
+	Limit  *Limit
 	Name   string
 	Pos    Pos
 	Key    string // as in Reservation
@@ -77,7 +78,7 @@ func (s *Set) Explain(in *Input) []Step {
 			step.Rules = append(step.Rules, rs)
 		}
 		for _, l := range p.limits {
-			ls := LimitStep{Name: l.Name, Pos: l.Pos}
+			ls := LimitStep{Limit: &l.Limit, Name: l.Name, Pos: l.Pos}
 			if r, err := l.reserve(act); err != nil {
 				ls.Error = err.Error()
 			} else {

@@ -26,7 +26,9 @@ func newExplainCmd() *cobra.Command {
 		Short: "Show step by step how a call would be named and judged; nothing is sent",
 		Long: `Takes a call through canonical form, mapping, policy and mode, and prints each
 step with the file and line that it comes from. No traffic, no record, no limit
-is used. Exit code 0: the call would leave; 1: it would be blocked or held.`,
+is used; what limits hold already is looked up in the running sidecar, when there
+is a key for it, or in the data directory.
+Exit code 0: the call would leave; 1: it would be blocked or held.`,
 		Example: `  actpass explain POST https://api.stripe.com/v1/refunds -d 'amount=4900&currency=usd&charge=ch_123'
   actpass explain GET https://api.stripe.com/v1/charges/ch_123 --json
   actpass explain POST https://api.example.com/x -d @body.json -H 'Content-Type: application/json' --mode enforce`,
@@ -44,7 +46,9 @@ is used. Exit code 0: the call would leave; 1: it would be blocked or held.`,
 			if agent != "" {
 				rules.Identity.AgentID = agent
 			}
-			x := rules.Explain(head, body, user, goal, time.Now())
+			usage, done := limitUsage(cmd, cfg)
+			defer done()
+			x := rules.Explain(head, body, user, goal, time.Now(), usage)
 			if asJSON {
 				enc := json.NewEncoder(cmd.OutOrStdout())
 				enc.SetIndent("", "  ")

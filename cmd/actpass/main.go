@@ -80,7 +80,7 @@ func newRoot() *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newServeCmd(), newRunCmd(), newCheckCmd(), newExplainCmd(),
-		newKeysCmd(), newPassportCmd(), newApprovalsCmd(), newEvidenceCmd(), newCACmd(), newMappingCmd(),
+		newKeysCmd(), newPassportCmd(), newApprovalsCmd(), newLimitsCmd(), newEvidenceCmd(), newCACmd(), newMappingCmd(),
 		newSimulateCmd())
 	strictArgs(root)
 	return root
