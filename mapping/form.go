@@ -52,7 +52,7 @@ func (in *input) form(s, class string) map[string]any {
 		return args
 	}
 	whole, before := s, len(in.amb)
-	fields, folded, broken := 0, false, false
+	fields, folded, mangled, broken := 0, false, false, false
 	var all fieldClass
 	in.roots = in.roots[:0]
 	for s != "" {
@@ -107,7 +107,11 @@ func (in *input) form(s, class string) map[string]any {
 		if kc&(fieldPercent|fieldPlus|fieldRaw) != 0 && key != "" && (key[0] == ' ' || key[len(key)-1] == ' ') {
 			in.flag(class, "the field name %s begins or ends with a space, which some servers drop", show(key))
 		}
+		if kc&fieldPercent != 0 && strings.IndexByte(key, '=') >= 0 {
+			in.flag(class, "the field name %s has an equals sign, which some servers decode before they part name and value", show(key))
+		}
 		folded = folded || kc&(fieldUpper|fieldPercent) != 0
+		mangled = mangled || kc&(fieldDot|fieldPlus|fieldPercent|fieldRaw) != 0
 		if kc&fieldBracket == 0 && (kc&fieldPercent == 0 || !strings.ContainsAny(key, "[]")) {
 			if _, dup := args[key]; dup {
 				in.duplicate(key)
@@ -124,10 +128,47 @@ func (in *input) form(s, class string) map[string]any {
 	if folded {
 		in.foldClash(args)
 	}
+	if mangled {
+		in.mangledClash(args)
+	}
 	for _, root := range in.roots {
 		args[root] = in.unfold(args[root])
 	}
 	return args
+}
+
+// mangledName is the name of a field to PHP, which has no full stops and spaces
+// in one.
+func mangledName(k string) string {
+	if !strings.ContainsAny(k, ". ") {
+		return k
+	}
+	return strings.Map(func(r rune) rune {
+		if r == '.' || r == ' ' {
+			return '_'
+		}
+		return r
+	}, k)
+}
+
+// mangledClash reports fields that are one to PHP.
+func (in *input) mangledClash(args map[string]any) {
+	mangled := false
+	for k := range args {
+		mangled = mangled || strings.ContainsAny(k, ". ")
+	}
+	if !mangled {
+		return
+	}
+	seen := make(map[string]bool, len(args))
+	for k := range args {
+		name := mangledName(k)
+		if seen[name] {
+			in.flag(ClassDuplicate, "two arguments have one name but for full stops and spaces, which some servers make underscores of")
+			return
+		}
+		seen[name] = true
+	}
 }
 
 // oddBytes says what is odd about the bytes of a form, by the classes of them
@@ -177,7 +218,7 @@ func (in *input) duplicate(key string) {
 }
 
 // bracketed puts the value of one key with brackets into args.
-func (in *input) bracketed(args map[string]any, key, value, class string) {
+func (in *input) bracketed(args map[string]any, key string, value any, class string) {
 	open := strings.IndexByte(key, '[')
 	if open <= 0 || key[len(key)-1] != ']' || strings.IndexByte(key[:max(open, 0)], ']') >= 0 {
 		in.flag(class, "the brackets of the field %s do not fit", show(key))
@@ -235,7 +276,7 @@ func (in *input) bracketed(args map[string]any, key, value, class string) {
 
 // append adds a value to the list of that name, and says whether it began the
 // list.
-func (in *input) append(at map[string]any, name, value, key string) (began bool) {
+func (in *input) append(at map[string]any, name string, value any, key string) (began bool) {
 	held := at[name]
 	list, isList := held.(*appended)
 	if !isList {
@@ -257,12 +298,19 @@ func (in *input) append(at map[string]any, name, value, key string) (began bool)
 func (in *input) unfold(v any) any {
 	switch x := v.(type) {
 	case *appended:
+		for i, e := range x.items {
+			if f, isFile := e.(file); isFile {
+				x.items[i] = map[string]any(f)
+			}
+		}
 		return x.items
+	case file:
+		return map[string]any(x)
 	case map[string]any:
 		folded, indexes := false, 0
 		for k, e := range x {
 			switch e.(type) {
-			case *appended, map[string]any:
+			case *appended, map[string]any, file:
 				x[k] = in.unfold(e)
 			}
 			folded = folded || lowered(k) != k

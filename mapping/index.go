@@ -309,11 +309,13 @@ func (h *hostIndex) foldable(scheme, host, port string, segs []string) bool {
 	return upper
 }
 
-// lowered is strings.ToLower without an allocation where nothing changes.
+// lowered is strings.ToLower without an allocation where nothing changes. The
+// long s is an s too: strings.ToLower makes a k of the Kelvin sign but leaves the
+// long s, and encoding/json (and SQL collations) take both for the ASCII letter.
 func lowered(s string) string {
 	for i := 0; i < len(s); i++ {
 		if c := s[i]; c >= 0x80 || 'A' <= c && c <= 'Z' {
-			return strings.ToLower(s)
+			return strings.ReplaceAll(strings.ToLower(s), "\u017f", "s")
 		}
 	}
 	return s

@@ -30,11 +30,8 @@ func readMultipart(in *input) {
 			in.parts(body, boundary, args)
 		}
 		in.foldClash(args)
+		in.mangledClash(args)
 		for k, v := range args {
-			if f, isFile := v.(file); isFile {
-				args[k] = map[string]any(f)
-				continue
-			}
 			args[k] = in.unfold(v)
 		}
 	}
@@ -165,12 +162,14 @@ func (in *input) part(head string, content []byte, args map[string]any) {
 		return
 	}
 	if isFile {
-		sum := sha256.Sum256(content)
-		if _, dup := args[name]; dup {
-			in.duplicate(name)
-			return
+		switch {
+		case filename == "" && len(content) > 0:
+			bad("has an empty file name: %s is a file to some servers, a field to others, and nothing to the rest", show(name))
+		case strings.IndexByte(filename, '/') >= 0:
+			bad("has a path for a file name, of which most servers keep the last part: %s", show(filename))
 		}
-		args[name] = file{"filename": filename, "content_type": contentType, "bytes": int64(len(content)), "sha256": hex.EncodeToString(sum[:])}
+		sum := sha256.Sum256(content)
+		in.field(args, name, file{"filename": filename, "content_type": contentType, "bytes": int64(len(content)), "sha256": hex.EncodeToString(sum[:])})
 		return
 	}
 	if low := strings.ToLower(contentType); low != "" && low != "text/plain" && low != "text/plain; charset=utf-8" && low != "text/plain;charset=utf-8" {
@@ -179,12 +178,12 @@ func (in *input) part(head string, content []byte, args map[string]any) {
 	if !utf8.Valid(content) || bytes.IndexByte(content, 0) >= 0 {
 		bad("is not valid UTF-8 text")
 	}
-	value := strings.ToValidUTF8(string(content), "\uFFFD")
+	in.field(args, name, strings.ToValidUTF8(string(content), "\uFFFD"))
+}
+
+// field puts a text or a file where its name says.
+func (in *input) field(args map[string]any, name string, value any) {
 	if strings.ContainsAny(name, "[]") {
-		if _, isFile := args[name[:max(strings.IndexByte(name, '['), 0)]].(file); isFile {
-			in.duplicate(name)
-			return
-		}
 		in.bracketed(args, name, value, ClassBody)
 		return
 	}

@@ -52,6 +52,7 @@ const (
 	fieldSemicolon
 	fieldRaw   // must be percent-encoded: space, #, all beyond ASCII
 	fieldUpper // not its own lower case, or not known to be
+	fieldDot   // a full stop, which PHP makes an underscore of
 )
 
 var fieldClasses = func() (t [256]fieldClass) {
@@ -68,7 +69,7 @@ var fieldClasses = func() (t [256]fieldClass) {
 		}
 	}
 	t['&'], t['='], t['%'], t['+'], t[';'] = fieldEnd, fieldEquals, fieldPercent, fieldPlus, fieldSemicolon
-	t['['], t[']'] = fieldBracket, fieldBracket
+	t['['], t[']'], t['.'] = fieldBracket, fieldBracket, fieldDot
 	return t
 }()
 
@@ -90,7 +91,8 @@ func fieldName(s string) (n int, seen fieldClass) {
 }
 
 // fieldValue is fieldName for a value, which ends before an ampersand. It does
-// not tell of brackets, equals signs and upper case, which mean nothing there.
+// not tell of brackets, equals signs, full stops and upper case, which mean
+// nothing there.
 //
 //go:noinline
 func fieldValue(s string) (n int, seen fieldClass) {
@@ -106,10 +108,10 @@ func fieldValue(s string) (n int, seen fieldClass) {
 		for end := min(n+8, len(s)); n < end; n++ {
 			c := t[s[n]]
 			if c&fieldEnd != 0 {
-				return n, seen &^ (fieldBracket | fieldEquals | fieldUpper)
+				return n, seen &^ (fieldBracket | fieldEquals | fieldUpper | fieldDot)
 			}
 			seen |= c
 		}
 	}
-	return n, seen &^ (fieldBracket | fieldEquals | fieldUpper)
+	return n, seen &^ (fieldBracket | fieldEquals | fieldUpper | fieldDot)
 }

@@ -132,6 +132,11 @@ func (t *typing) variant(k string, spec *argSpec) {
 	if !same && len(spec.dotted) > 0 && strings.IndexByte(low, '.') >= 0 && spec.dotted[low] {
 		name, same = low, true
 	}
+	if !same && t.text && len(t.at) == 0 {
+		if mangled := mangledName(low); mangled != low {
+			name, same = spec.fold[mangled]
+		}
+	}
 	if same {
 		t.ambiguous = append(t.ambiguous, ambiguity(ClassDuplicate, "the argument %s is spelt %s: servers differ on whether they are the same", show(name), show(strings.Join(append(t.at, k), "."))))
 	}
@@ -346,7 +351,10 @@ func (n rawNumber) value() (any, bool) {
 		return nil, false
 	}
 	mantissa, _, _ := strings.Cut(strings.ToLower(s), "e")
-	if !strings.ContainsAny(s, ".eE") {
+	// Up to 2^63 there are readers that take an integer for what it is, however it
+	// is written (9007199254740993.0); beyond, all that write a fraction or an
+	// exponent mean the double.
+	if size := math.Abs(f); !strings.ContainsAny(s, ".eE") || size >= 1<<53 && size < 1<<63 {
 		exact, ok := new(big.Float).SetPrec(2048).SetString(s)
 		if !ok || new(big.Float).SetFloat64(f).Cmp(exact) != 0 {
 			return nil, false
