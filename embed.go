@@ -9,7 +9,7 @@ import "embed"
 //go:embed config.example.yaml
 var ExampleConfig []byte
 
-// ExamplePolicies holds policies/*.yaml.
+// ExamplePolicies holds policies/*.yaml and the fixtures that they are held to.
 //
-//go:embed policies/*.yaml
+//go:embed policies/*.yaml policies/fixtures/*.yaml
 var ExamplePolicies embed.FS

@@ -230,13 +230,7 @@ func (s *Simulation) hinge(a *action, call *mapping.Call) string {
 	}
 	in := policy.Input{
 		Tool: call.Tool, Resource: call.Resource, Risk: call.Risk, Args: call.Args,
-		AgentID: a.agent, UserID: a.user, Goal: a.goal, Now: a.at,
-	}
-	if len(a.problems) > 0 {
-		in.Unusable = make(map[string]string, len(a.problems))
-		for _, p := range a.problems {
-			in.Unusable[p.Arg] = p.Detail
-		}
+		AgentID: a.agent, UserID: a.user, Goal: a.goal, Now: a.at, Unusable: unusable(a.problems),
 	}
 	return s.rules.Policy.HingesOn(&in, &s.gaps)
 }

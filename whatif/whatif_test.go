@@ -263,4 +263,3 @@ func TestTheSimulationSaysWhatTheGateWouldHaveSaid(t *testing.T) {
 		}
 	})
 }
-

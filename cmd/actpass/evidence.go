@@ -19,6 +19,7 @@ import (
 	"github.com/actpass/sidecar/api"
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/ledger"
+	"github.com/actpass/sidecar/whatif"
 )
 
 func newEvidenceCmd() *cobra.Command {
@@ -221,7 +222,7 @@ func eventLine(e *event) string {
 }
 
 func newEvidenceShowCmd() *cobra.Command {
-	var asJSON bool
+	var asJSON, asFixture bool
 	cmd := &cobra.Command{
 		Use:     "show ID",
 		Short:   "Show one event",
@@ -238,6 +239,9 @@ func newEvidenceShowCmd() *cobra.Command {
 			if err != nil {
 				return explained(err)
 			}
+			if asFixture {
+				return printFixture(cmd.OutOrStdout(), raw)
+			}
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), raw)
 			}
@@ -249,8 +253,27 @@ func newEvidenceShowCmd() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&asFixture, "as-fixture", false, "print a fixture for actpass test")
 	addAPIFlag(cmd)
 	return cmd
+}
+
+// printFixture writes an event as a policy fixture, its numbers as they are on
+// record.
+func printFixture(out io.Writer, raw json.RawMessage) error {
+	e, _, err := evidence.DecodeRecord(raw)
+	if err == nil && e == nil {
+		err = errors.New("it is an outcome")
+	}
+	if err != nil {
+		return fmt.Errorf("read the event: %w", err)
+	}
+	text, err := whatif.FixtureOf(e)
+	if err != nil {
+		return finding("%s", plain(err.Error()))
+	}
+	_, err = io.WriteString(out, text)
+	return err
 }
 
 func showEvent(out io.Writer, raw json.RawMessage, e *event) error {

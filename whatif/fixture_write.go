@@ -1,0 +1,194 @@
+package whatif
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/policy"
+)
+
+// writeFixture renders YAML. Texts are written as JSON strings, which YAML
+// reads alike.
+func writeFixture(e *evidence.Event) string {
+	var b strings.Builder
+	line := func(indent int, key, value string) {
+		if value != "" {
+			fmt.Fprintf(&b, "%s%s: %s\n", strings.Repeat(" ", indent), key, value)
+		}
+	}
+	text := func(indent int, key, value string) {
+		if value != "" {
+			line(indent, key, quote(value))
+		}
+	}
+	b.WriteString("fixtures:\n")
+	fmt.Fprintf(&b, "  - name: %s\n    action:\n", quote(e.Tool+" "+e.ID))
+	text(6, "tool", e.Tool)
+	text(6, "resource", e.Resource)
+	text(6, "risk_tier", e.RiskTier)
+	args, notes := known(e)
+	if len(args) > 0 {
+		b.WriteString("      args:\n")
+		writeObject(&b, args, 8)
+	}
+	for _, n := range notes {
+		fmt.Fprintf(&b, "      # %s\n", n)
+	}
+	text(6, "agent_id", e.AgentID)
+	text(6, "user_id", e.UserID)
+	text(6, "goal", e.Goal)
+	if e.PassportJTI != "" {
+		b.WriteString("      # passport: its claims are not on record\n")
+	}
+	text(4, "mode", e.Mode)
+	text(4, "now", e.Time.UTC().Format(evidence.TimeLayout))
+	b.WriteString("    expect:\n")
+	text(6, "decision", e.Decision.Decision)
+	text(6, "reason_code", e.ReasonCode)
+	if e.Rule != nil {
+		text(6, "rule", e.Rule.Name)
+	}
+	return b.String()
+}
+
+// known are the arguments that are on record, and notes about the others.
+func known(e *evidence.Event) (map[string]any, []string) {
+	var gaps policy.Gaps
+	args := clone(e.Args).(map[string]any)
+	findGaps(args, "", &gaps)
+	var notes []string
+	slices.Sort(gaps.Hidden)
+	for _, h := range gaps.Hidden {
+		notes = append(notes, "args."+printable(h)+": not on record (secret, or too long)")
+		remove(args, strings.Split(h, "."))
+	}
+	for _, c := range gaps.Cut {
+		notes = append(notes, strings.TrimSuffix("args."+printable(c), ".")+": has members that are not on record")
+	}
+	for _, arg := range sorted(e.Unusable) {
+		notes = append(notes, "args."+printable(arg)+": "+printable(e.Unusable[arg]))
+	}
+	return args, notes
+}
+
+func clone(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		m := make(map[string]any, len(v))
+		for k, e := range v {
+			m[k] = clone(e)
+		}
+		return m
+	case []any:
+		l := make([]any, len(v))
+		for i, e := range v {
+			l[i] = clone(e)
+		}
+		return l
+	}
+	return v
+}
+
+// remove takes a value out. Elements of lists stay, as what is left of them.
+func remove(v any, path []string) {
+	for i, name := range path {
+		switch x := v.(type) {
+		case map[string]any:
+			// A name may have dots of its own.
+			whole := strings.Join(path[i:], ".")
+			if _, there := x[whole]; there {
+				delete(x, whole)
+				return
+			}
+			v = x[name]
+		case []any:
+			n, err := strconv.Atoi(name)
+			if err != nil || n >= len(x) {
+				return
+			}
+			if v = x[n]; i == len(path)-1 {
+				x[n] = nil
+			}
+		default:
+			return
+		}
+	}
+}
+
+func writeObject(b *strings.Builder, m map[string]any, indent int) {
+	for _, k := range sorted(m) {
+		fmt.Fprintf(b, "%s%s: %s\n", strings.Repeat(" ", indent), key(k), flow(m[k]))
+	}
+}
+
+// flow writes a value in YAML's flow form.
+func flow(v any) string {
+	switch v := v.(type) {
+	case map[string]any:
+		parts := make([]string, 0, len(v))
+		for _, k := range sorted(v) {
+			parts = append(parts, key(k)+": "+flow(v[k]))
+		}
+		return "{ " + strings.Join(parts, ", ") + " }"
+	case []any:
+		parts := make([]string, len(v))
+		for i, e := range v {
+			parts[i] = flow(e)
+		}
+		return "[" + strings.Join(parts, ", ") + "]"
+	case string:
+		return quote(v)
+	case float64:
+		s := strconv.FormatFloat(v, 'g', -1, 64)
+		if !strings.ContainsAny(s, ".eE") {
+			s += ".0"
+		}
+		return s
+	case nil:
+		return "null"
+	}
+	return fmt.Sprint(v)
+}
+
+// key is a member's name, in quotes unless it is plain.
+func key(name string) string {
+	plain := name != ""
+	for _, c := range name {
+		plain = plain && (c == '_' || c >= 'a' && c <= 'z')
+	}
+	switch name {
+	case "true", "false", "null", "yes", "no", "on", "off", "y", "n":
+		plain = false
+	}
+	if plain {
+		return name
+	}
+	return quote(name)
+}
+
+func quote(s string) string {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return strconv.QuoteToASCII(s)
+	}
+	return string(b)
+}
+
+// printable keeps a comment on its line.
+func printable(s string) string {
+	q := quote(s)
+	return q[1 : len(q)-1]
+}
+
+func sorted[V any](m map[string]V) []string {
+	list := make([]string, 0, len(m))
+	for k := range m {
+		list = append(list, k)
+	}
+	slices.Sort(list)
+	return list
+}
