@@ -9,7 +9,7 @@
 // # How a call lives
 //
 //	map, judge      a crash here: nothing was sent, nothing is known
-//	reserve limits  a crash here: a share stays reserved until its window ends
+//	reserve limits  a crash here: the next start gives the share back, on record
 //	record intent   durable before Check returns; a crash from here on leaves an
 //	                event without an outcome, which the next start marks ambiguous
 //	permit          the door dials, sends, and relays the answer

@@ -13,8 +13,8 @@ import (
 
 // # How a limit's share lives
 //
-//	reserved   before the intent is on record: a crash after it leaves the share
-//	           taken until its window ends, with or without an event
+//	reserved   before the intent is on record: a crash between the two leaves a
+//	           share without a call, which the next start gives back, on record
 //	held       a call that waits for a human takes its share under the id of its
 //	           approval, once for all its attempts
 //	settled    a 4xx, a refused connection, and an approval that comes to nothing

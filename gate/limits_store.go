@@ -28,6 +28,15 @@ type Held struct {
 	First, Last time.Time // of the uses that count
 }
 
+// Reserved is one share that an event, or an approval, took of a limit.
+type Reserved struct {
+	TenantID string
+	EventID  string
+	Limit    string
+	Key      string
+	Amount   int64
+}
+
 // LimitStore is the part of a Store that counts limits.
 //
 // Time is what the caller says. Where it runs back, as after a clock was set
@@ -44,6 +53,8 @@ type LimitStore interface {
 	Usage(ctx context.Context, tenant string, uses []Use, now time.Time) (used []int64, err error)
 	// Release gives back what an event reserved.
 	Release(ctx context.Context, tenant, eventID string) error
+	// Reservations lists the latest shares that are taken, newest first.
+	Reservations(ctx context.Context, limit int) ([]Reserved, error)
 	// Held lists the keys of u's limit that hold something in u's window, in the
 	// order of their bytes, from after on: u.Key is that key alone where it is set.
 	Held(ctx context.Context, tenant string, u Use, after string, limit int, now time.Time) ([]Held, error)

@@ -3,6 +3,7 @@ package store
 import (
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/actpass/sidecar/gate"
@@ -11,6 +12,16 @@ import (
 // limitKey joins name and key so that no two pairs give the same text.
 func limitKey(u gate.Use) string {
 	return strconv.Itoa(len(u.Limit)) + ":" + u.Limit + u.Key
+}
+
+// splitLimitKey undoes limitKey.
+func splitLimitKey(text string) (limit, key string) {
+	length, rest, _ := strings.Cut(text, ":")
+	n, err := strconv.Atoi(length)
+	if err != nil || n < 0 || n > len(rest) {
+		return "", text
+	}
+	return rest[:n], rest[n:]
 }
 
 // fits says whether u may be taken where total is held. What is forced need not

@@ -193,3 +193,18 @@ func (m *Memory) ResetLimit(ctx context.Context, tenant string, u gate.Use, now 
 	})
 	return answer(list, err)
 }
+
+// Reservations implements gate.Store.
+func (m *Memory) Reservations(ctx context.Context, limit int) (list []gate.Reserved, err error) {
+	err = m.do(ctx, "Reservations", func(s *memoryState) error {
+		for _, u := range slices.Backward(s.uses) {
+			r := gate.Reserved{TenantID: u.tenant, EventID: u.event, Amount: u.amount}
+			r.Limit, r.Key = splitLimitKey(u.key)
+			if list = append(list, r); len(list) == pageSize(limit) {
+				break
+			}
+		}
+		return nil
+	})
+	return answer(list, err)
+}

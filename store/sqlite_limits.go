@@ -252,6 +252,27 @@ func (s *SQLite) Held(ctx context.Context, tenant string, u gate.Use, after stri
 	return list, nil
 }
 
+// Reservations implements gate.Store.
+func (s *SQLite) Reservations(ctx context.Context, limit int) ([]gate.Reserved, error) {
+	rows, err := s.read.QueryContext(ctx, `SELECT tenant_id, limit_key, event_id, amount FROM limit_uses ORDER BY id DESC LIMIT ?`, pageSize(limit))
+	if err != nil {
+		return nil, fmt.Errorf("list reservations: %w", err)
+	}
+	var list []gate.Reserved
+	err = eachRow(rows, func(row scanner) error {
+		var r gate.Reserved
+		var key string
+		err := row.Scan(&r.TenantID, &key, &r.EventID, &r.Amount)
+		r.Limit, r.Key = splitLimitKey(key)
+		list = append(list, r)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list reservations: %w", err)
+	}
+	return list, nil
+}
+
 // ResetLimit implements gate.Store.
 func (s *SQLite) ResetLimit(ctx context.Context, tenant string, u gate.Use, now time.Time) ([]gate.Held, error) {
 	if err := checkUses(tenant, []gate.Use{u}, now); err != nil {

@@ -131,6 +131,9 @@ func (p *program) recover(ctx context.Context) error {
 	if err := p.importSpool(ctx); err != nil {
 		return err
 	}
+	if err := p.recoverLimits(ctx); err != nil {
+		return err
+	}
 	return p.gate.RecordTransitions(ctx)
 }
 

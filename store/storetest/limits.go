@@ -211,6 +211,15 @@ func testHeld(t *testing.T, s *suite) {
 	b := gate.Held{Key: `["b"]`, Used: 5, First: stamp(0), Last: stamp(10 * time.Minute)}
 	s.held(t, all, "", 0, at(10*time.Minute), a, b)
 	s.held(t, all, "", 1, at(10*time.Minute), a)
+	latest, err := s.Reservations(s.ctx, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "reservations", latest, []gate.Reserved{
+		{TenantID: "other", EventID: "ev_1", Limit: "l", Key: `["a"]`, Amount: 7},
+		{TenantID: "acme", EventID: "ev_2", Limit: "l", Key: `["c"]`},
+		{TenantID: "acme", EventID: "ev_2", Limit: "l", Key: `["b"]`, Amount: 3},
+	})
 	s.held(t, all, `["a"]`, 1, at(10*time.Minute), b)
 	s.held(t, all, `["b"]`, 1, at(10*time.Minute))
 	s.held(t, use("l", `["b"]`, 0, 10), "", 5, at(10*time.Minute), b)
