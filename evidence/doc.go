@@ -13,7 +13,7 @@
 // "pending" or "held" is open until an outcome names it.
 //
 // The writer gives the same bytes for the same record: members in the order of the
-// Go struct, the members of args, data and would sorted by the bytes of their
+// Go struct, the members of args, unusable, data and would sorted by the bytes of their
 // names; no white space; empty optional members left out; would, matched_rules and
 // next_steps always there. Times are RFC 3339 in UTC with six digits. An integer
 // has neither point nor exponent and is exact over all of int64; a floating-point

@@ -64,8 +64,8 @@ var errNotPlain = errors.New("not plain")
 func plainObject(raw []byte, depth int) (map[string]any, error) {
 	m := make(map[string]any, 4)
 	var fault error
-	_, err := scanObject(raw, 0, depth, func(key, val []byte) {
-		if fault != nil || escaped(key) {
+	end, err := scanObject(raw, 0, depth, func(key, val []byte) {
+		if fault != nil || escaped(key) || !ascii(key) {
 			fault = errNotPlain
 			return
 		}
@@ -89,6 +89,9 @@ func plainObject(raw []byte, depth int) (map[string]any, error) {
 			fault = errNotPlain
 		}
 	})
+	if err == nil && end != len(raw) {
+		err = errNotPlain
+	}
 	if err != nil {
 		return nil, err
 	}
