@@ -98,7 +98,7 @@ type Match struct {
 	// NeedBody says that Read wants the body (the rule reads arguments from it).
 	NeedBody bool
 	// ErrorShape names the provider's error format for a refusal: "stripe",
-	// "jsonrpc", ... or "" for problem+json.
+	// "openai", "jsonrpc", ... or "" for problem+json.
 	ErrorShape string
 
 	set     *Set

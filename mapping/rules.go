@@ -56,7 +56,7 @@ type argDecl struct {
 
 var (
 	risks       = []string{RiskLow, RiskMedium, RiskHigh, RiskCritical}
-	errorShapes = []string{"stripe", "jsonrpc", "problem"}
+	errorShapes = []string{"stripe", "openai", "anthropic", "github", "jsonrpc", "problem"}
 )
 
 type headerMatch struct {

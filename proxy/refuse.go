@@ -12,13 +12,18 @@ import (
 
 // problem is RFC 9457 problem details; the members of the decision object
 // stand beside the standard ones. The type is about:blank: the reason_code is
-// what tells refusals apart.
+// what tells refusals apart. Error says it once more for the many SDKs that know
+// {"error":{"message"}} alone, whoever's API they speak.
 type problem struct {
 	Type   string `json:"type"`
 	Title  string `json:"title"`
 	Status int    `json:"status"`
 	Detail string `json:"detail"`
 	evidence.Decision
+	Error struct {
+		Message string `json:"message"`
+		Code    string `json:"code"`
+	} `json:"error"`
 }
 
 // stripeError is the error object of the Stripe API. Its SDKs raise a
@@ -37,6 +42,35 @@ type stripeError struct {
 // no error that it can read, whatever Stripe-Should-Retry says, and every one
 // that it cannot: its own status is a number. The other SDKs read past it.
 const stripeHeld = "held"
+
+// openAIError is the error object of the OpenAI API.
+type openAIError struct {
+	Error struct {
+		Message string            `json:"message"`
+		Type    string            `json:"type"`
+		Param   *string           `json:"param"`
+		Code    string            `json:"code"`
+		ActPass evidence.Decision `json:"actpass"`
+	} `json:"error"`
+}
+
+// anthropicError is the error object of the Anthropic API.
+type anthropicError struct {
+	Type  string `json:"type"`
+	Error struct {
+		Type    string            `json:"type"`
+		Message string            `json:"message"`
+		ActPass evidence.Decision `json:"actpass"`
+	} `json:"error"`
+}
+
+// githubError is the error object of the GitHub API. Octokit reads it as
+// application/json alone.
+type githubError struct {
+	Message string            `json:"message"`
+	Status  string            `json:"status"`
+	ActPass evidence.Decision `json:"actpass"`
+}
 
 // rpcError is a JSON-RPC 2.0 error response.
 type rpcError struct {
@@ -116,10 +150,22 @@ func render(r *gate.Refusal) answer {
 		}
 		e.Error.Code, e.Error.Message, e.Error.Data = rpcRefused, r.Sentence, d
 		a.json("application/json", e)
+	case "openai":
+		var e openAIError
+		e.Error.Message, e.Error.Type, e.Error.Code, e.Error.ActPass = r.Sentence, "permission_denied", d.ReasonCode, d
+		a.json("application/json", e)
+	case "anthropic":
+		e := anthropicError{Type: "error"}
+		e.Error.Type, e.Error.Message, e.Error.ActPass = "permission_error", r.Sentence, d
+		a.json("application/json", e)
+	case "github":
+		a.json("application/json", githubError{r.Sentence, strconv.Itoa(a.status), d})
 	case "grpc":
 		a.grpc(r.Sentence)
 	default:
-		a.json("application/problem+json", problem{"about:blank", http.StatusText(a.status), a.status, r.Sentence, d})
+		p := problem{Type: "about:blank", Title: http.StatusText(a.status), Status: a.status, Detail: r.Sentence, Decision: d}
+		p.Error.Message, p.Error.Code = r.Sentence, d.ReasonCode
+		a.json("application/problem+json", p)
 	}
 	return a
 }
