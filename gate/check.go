@@ -35,6 +35,8 @@ type call struct {
 	claims      *passport.Claims // of a passport that is good so far
 	passportErr error            // what is wrong with the one presented
 	approval    string           // id of the approval whose passport satisfies the rule
+	asked       string           // hash of the rule that asks for one
+	idempotency string           // key of a preflight
 	claimed     string           // jti whose use was taken
 }
 
@@ -91,8 +93,31 @@ func (c *call) read(max int64) {
 		fault = c.readBody(max)
 	}
 	c.reading = c.match.Read(c.out.Body, c.Body == nil || c.out.Read && c.out.Whole)
+	c.boundNames()
 	if fault != nil {
 		c.reading.Ambiguous = append([]mapping.Ambiguity{malformedBody(fault)}, c.reading.Ambiguous...)
+	}
+}
+
+// Bounds of what a call may be called, in bytes. Real names are far shorter; what
+// is longer would fill the record with one argument.
+const (
+	maxTool     = 256
+	maxResource = 2048
+)
+
+// boundNames cuts names that no call has, and counts them as ambiguous.
+func (c *call) boundNames() {
+	for i := range c.reading.Calls {
+		one := &c.reading.Calls[i]
+		if len(one.Tool) <= maxTool && len(one.Resource) <= maxResource {
+			continue
+		}
+		c.reading.Ambiguous = append(c.reading.Ambiguous, mapping.Ambiguity{
+			Class: mapping.ClassBody, Status: 400,
+			Detail: fmt.Sprintf("the resource that the call would have is %d bytes long, and %d are the most", len(one.Resource), maxResource),
+		})
+		one.Tool, one.Resource = clipTo(one.Tool, maxTool), clipTo(one.Resource, maxResource)
 	}
 }
 
@@ -155,6 +180,10 @@ func (c *call) describe(g *Gate, ambiguous []mapping.Ambiguity) {
 	e.Request = &evidence.Request{
 		Method: clip(c.Head.Method), Authority: clip(c.match.Authority()), Path: clipTo(path, 2048),
 		ContentType: clip(first(c.Head.Header["Content-Type"])), Bytes: c.Head.ContentLength,
+	}
+	if c.Head.Upgrade != "" {
+		e.Flags = append(e.Flags, FlagUpgrade)
+		e.Notes = append(e.Notes, "asks to become "+clip(c.Head.Upgrade))
 	}
 	if c.Tunnel {
 		e.Request.Path = ""
@@ -219,6 +248,7 @@ func (g *Gate) permit(ctx context.Context, c *call) (*Permit, *Refusal) {
 		c.event.Flags = append(c.event.Flags, FlagPassport)
 		c.event.Notes = append(c.event.Notes, err.Error())
 		if c.verdict.do(c.mode) == enforceBlock {
+			g.flying.land(c.approval)
 			if c.reservation == c.id {
 				g.release(c.Identity.TenantID, c.id)
 			}
@@ -226,6 +256,10 @@ func (g *Gate) permit(ctx context.Context, c *call) (*Permit, *Refusal) {
 		}
 	}
 	c.event.Decision = c.rules.render(&c.verdict, c.mode, c.id)
+	if c.approval != "" {
+		c.event.Decision.ApprovalRequestID = c.approval
+		c.event.Approval = &evidence.Approval{ID: c.approval, State: ApprovalConsumed}
+	}
 	c.event.Outcome = &evidence.Outcome{State: evidence.StatePending}
 	// If we crash before this is durable, nothing was sent. If we crash after it,
 	// the event has no outcome and the next start marks it ambiguous.

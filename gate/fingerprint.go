@@ -20,7 +20,7 @@ var volatile = map[string]bool{
 	"Date": true, "User-Agent": true, "Accept-Encoding": true, "Content-Length": true,
 	"Traceparent": true, "Tracestate": true, "Baggage": true, "Sentry-Trace": true,
 	"X-Request-Id": true, "X-Correlation-Id": true, "X-Amzn-Trace-Id": true,
-	"X-Stripe-Client-Telemetry": true, "X-Stainless-Retry-Count": true, "X-Stainless-Read-Timeout": true,
+	"Sec-Websocket-Key": true, "X-Stripe-Client-Telemetry": true, "X-Stainless-Retry-Count": true, "X-Stainless-Read-Timeout": true,
 	"X-Stainless-Timeout": true, "X-Amz-Date": true, "Amz-Sdk-Request": true, "Amz-Sdk-Invocation-Id": true,
 	"X-B3-Traceid": true, "X-B3-Spanid": true, "X-B3-Parentspanid": true, "X-B3-Sampled": true, "B3": true,
 	"X-Datadog-Trace-Id": true, "X-Datadog-Parent-Id": true, "X-Datadog-Sampling-Priority": true, "Newrelic": true,
@@ -31,7 +31,7 @@ var volatile = map[string]bool{
 // length-prefixed, so no two calls share one by moving bytes between parts.
 func fingerprint(c *call) string {
 	h := sha256.New()
-	for _, s := range []string{c.Identity.TenantID, c.Identity.AgentID, c.match.Method, c.match.URL(), c.Head.Target} {
+	for _, s := range []string{c.Identity.TenantID, c.Identity.AgentID, c.match.Method, c.match.URL(), c.Head.Target, c.Head.Upgrade} {
 		part(h, s)
 	}
 	names := make([]string, 0, len(c.Head.Header))
@@ -73,12 +73,25 @@ func (c *call) requestHash() string {
 	return fingerprint(c)
 }
 
+// askedBy names a question: one exact call, asked for by exactly this rule. The
+// same call under a rule that has changed is a new question.
+func askedBy(call, ruleHash string) string {
+	sum := sha256.Sum256([]byte(ruleHash))
+	return call + "." + hex.EncodeToString(sum[:8])
+}
+
+// callOf is the call's part of a question's name.
+func callOf(fingerprint string) string {
+	call, _, _ := strings.Cut(fingerprint, ".")
+	return call
+}
+
 func part(h hash.Hash, s string) { fmt.Fprintf(h, "%d:%s", len(s), s) }
 
 // approvalOf is the question that a held call puts.
 func (g *Gate) approvalOf(c *call) Approval {
 	a := g.ask(c)
-	a.Fingerprint = fingerprint(c)
+	a.Fingerprint = askedBy(fingerprint(c), c.asked)
 	return a
 }
 

@@ -40,6 +40,8 @@ func (g *Gate) hold(ctx context.Context, c *call) (*Permit, *Refusal) {
 		return nil, g.block(ctx, c)
 	}
 	c.describeBody()
+	// What asked, before limits add their own question to it.
+	c.asked = c.verdict.policy.RuleHash
 	if ref := g.limitHeld(ctx, c); ref != nil {
 		return nil, ref
 	}
@@ -242,7 +244,7 @@ func (g *Gate) release1(ctx context.Context, c *call, a Approval) (*Permit, *Ref
 		c.rules, c.verdict.policy, c.verdict.effect = rules, again.policy, again.effect
 		return nil, g.refuseApproval(ctx, c, a, 403, again.policy.ReasonCode,
 			"it was approved, but the policy now in force denies it: "+again.policy.Summary, true)
-	case again.effect == policy.RequireApproval && again.policy.RuleHash != a.RuleHash && rules != c.rules:
+	case again.effect == policy.RequireApproval && askedBy(callOf(a.Fingerprint), again.policy.RuleHash) != a.Fingerprint:
 		return nil, g.refuseApproval(ctx, c, a, 403, again.policy.ReasonCode,
 			"it was approved under a rule that has changed since; send it again to ask under the new rule", true)
 	}

@@ -131,7 +131,7 @@ func (g *Gate) limitHeld(ctx context.Context, c *call) *Refusal {
 	if len(c.verdict.policy.Limits) == 0 || len(c.verdict.policy.Over) > 0 {
 		return nil
 	}
-	last, err := g.store.LatestApproval(ctx, c.Identity.TenantID, fingerprint(c))
+	last, err := g.store.LatestApproval(ctx, c.Identity.TenantID, askedBy(fingerprint(c), c.asked))
 	if err == nil && (last.State == ApprovalPending || last.State == ApprovalApproved && g.now().Before(last.UseBefore)) {
 		return nil
 	}

@@ -245,11 +245,11 @@ func (g *Gate) approvedBy(ctx context.Context, c *call, v *verdict) {
 		err = &passport.Error{Code: ReasonPassportStore, Detail: "its approval could not be looked up, because the store did not answer"}
 	case a.State != ApprovalApproved:
 		err = &passport.Error{Code: passport.ReasonReplayed, Detail: "the approval that it was made for is " + a.State}
-	case c.Door == DoorAPI && !g.sameArgs(c, &a):
-		err = &passport.Error{Code: passport.ReasonRequest, Detail: "it was made for one exact request, and this one has other arguments"}
+	case c.Door == DoorAPI && !g.sameAction(c, &a):
+		err = &passport.Error{Code: passport.ReasonRequest, Detail: "it was made for one exact request, and this is another"}
 	case v.effect != policy.RequireApproval:
 		return
-	case a.RuleHash != v.policy.RuleHash:
+	case a.RuleHash != v.policy.RuleHash && askedBy(callOf(a.Fingerprint), v.policy.RuleHash) != a.Fingerprint:
 		return // another rule asks now: a new hold
 	}
 	if err != nil {
@@ -264,6 +264,18 @@ func (g *Gate) approvedBy(ctx context.Context, c *call, v *verdict) {
 // sameArgs says whether a preflight, which has no bytes, asks about the arguments
 // that were approved. They are compared as they are on record, where a secret is
 // its keyed hash; what was cut there cannot be compared, and is not the same.
+// sameAction says that a preflight is about the very action that was approved:
+// the one that was asked for, idempotency key and all, or, where a call at
+// another door was held, its tool, resource and arguments.
+func (g *Gate) sameAction(c *call, a *Approval) bool {
+	one := &c.reading.Calls[0]
+	if a.Request == nil {
+		mine, err := fingerprintPreflight(c.Identity, one.Tool, one.Resource, one.Args, c.idempotency)
+		return err == nil && mine == callOf(a.Fingerprint)
+	}
+	return one.Tool == a.Tool && one.Resource == a.Resource && g.sameArgs(c, a)
+}
+
 func (g *Gate) sameArgs(c *call, a *Approval) bool {
 	one := &c.reading.Calls[0]
 	asked, err := json.Marshal(evidence.Redact(one.Args, one.Secret, g.redactKey))
@@ -467,6 +479,6 @@ func (g *Gate) PassportFor(ctx context.Context, actor Identity, a Approval) (Iss
 	return g.issue(ctx, Identity{TenantID: a.TenantID, KeyID: actor.KeyID, Source: actor.Source}, NewPassport{
 		AgentID: a.AgentID, UserID: a.UserID, Goal: a.Goal,
 		AllowedTools: []string{a.Tool}, AllowedResources: []string{a.Resource},
-		RiskTier: a.Risk, ApprovalHash: a.Fingerprint, TTL: max(ttl, time.Second),
+		RiskTier: a.Risk, ApprovalHash: callOf(a.Fingerprint), TTL: max(ttl, time.Second),
 	}, "ap_"+strings.TrimPrefix(a.ID, "apr_"))
 }

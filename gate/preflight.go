@@ -8,6 +8,7 @@ import (
 
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/mapping"
+	"github.com/actpass/sidecar/policy"
 )
 
 // Preflight is the body of the preflight call, decoded.
@@ -79,6 +80,7 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 	}
 	one.Args, one.Secret, one.Problems = rules.Mapping.TypeArgs(p.Tool, p.Args)
 	c.reading.Calls = []mapping.Call{one}
+	c.idempotency = p.IdempotencyKey
 	c.judgePreflight(ctx, g, p.Mode)
 	v := &c.verdict
 	g.limit(ctx, c, p.Intent == IntentExecute)
@@ -93,13 +95,22 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 	}
 	d = rules.render(v, c.mode, c.id)
 	if d.Enforcement == enforceHold {
-		if d.ApprovalRequestID, err = g.openPreflight(ctx, c, p); err != nil {
-			if errors.Is(err, ErrTooMany) {
-				return evidence.Decision{}, false, err
-			}
+		got, denied, err := g.openPreflight(ctx, c, p)
+		switch {
+		case errors.Is(err, ErrTooMany):
+			return evidence.Decision{}, false, err
+		case err != nil:
 			return evidence.Decision{}, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		case denied:
+			d.Decision, d.ReasonCode, d.Enforcement = policy.Deny.String(), ReasonDenied, enforceBlock
+			d.Explain.Summary = sentence("a human denied this action" + reasonOf(got))
+			d.Explain.NextSteps = []string{"Do not ask for it again unchanged."}
 		}
-		c.event.Approval = &evidence.Approval{ID: d.ApprovalRequestID, State: ApprovalPending}
+		d.ApprovalRequestID = got.ID
+		c.event.Approval = &evidence.Approval{ID: got.ID, State: got.State}
+	} else if c.approval != "" {
+		d.ApprovalRequestID = c.approval
+		c.event.Approval = &evidence.Approval{ID: c.approval, State: ApprovalApproved}
 	}
 	c.event.Decision = d
 	c.event.Outcome = preflightOutcome(&d, p.Intent)
@@ -141,18 +152,37 @@ func preflightOutcome(d *evidence.Decision, intent string) *evidence.Outcome {
 	return nil
 }
 
-func (g *Gate) openPreflight(ctx context.Context, c *call, p Preflight) (string, error) {
+// openPreflight opens the approval of an action, or attaches to the open one.
+// denied says that a human has refused it lately: nobody is asked again.
+func (g *Gate) openPreflight(ctx context.Context, c *call, p Preflight) (got Approval, denied bool, err error) {
 	a := g.ask(c)
-	var err error
-	if a.Fingerprint, err = fingerprintPreflight(c.Identity, p.Tool, p.Resource, c.reading.Calls[0].Args, p.IdempotencyKey); err != nil {
-		return "", err
-	}
-	got, _, err := g.store.OpenApproval(ctx, a, c.rules.MaxHolds)
+	name, err := fingerprintPreflight(c.Identity, p.Tool, p.Resource, c.reading.Calls[0].Args, p.IdempotencyKey)
 	if err != nil {
-		g.Fault("store", fmt.Errorf("open an approval: %w", err))
-		return "", fmt.Errorf("open an approval: %w", err)
+		return Approval{}, false, err
 	}
-	return got.ID, nil
+	a.Fingerprint = askedBy(name, c.verdict.policy.RuleHash)
+	for {
+		last, err := g.store.LatestApproval(ctx, a.TenantID, a.Fingerprint)
+		switch {
+		case err == nil && last.State == ApprovalDenied && g.now().Sub(lastMove(last)) <= settledFor(last):
+			return last, true, nil
+		case err == nil:
+			a.Seen = last.ID
+		case errors.Is(err, ErrNotFound):
+			a.Seen = SeenNone
+		default:
+			g.Fault("store", fmt.Errorf("open an approval: %w", err))
+			return Approval{}, false, fmt.Errorf("open an approval: %w", err)
+		}
+		got, opened, err := g.store.OpenApproval(ctx, a, c.rules.MaxHolds)
+		switch {
+		case err != nil:
+			g.Fault("store", fmt.Errorf("open an approval: %w", err))
+			return Approval{}, false, fmt.Errorf("open an approval: %w", err)
+		case opened || got.State == ApprovalPending || got.State == ApprovalApproved:
+			return got, false, nil
+		}
+	}
 }
 
 // ReportOutcome takes the caller's word on an action that it executed itself

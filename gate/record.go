@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,9 @@ import (
 	"github.com/actpass/sidecar/policy"
 )
 
+// maxRecord bounds one record, in bytes, below what the log takes.
+const maxRecord = 256 << 10
+
 // settleTimeout bounds the store's part in ending a call.
 const settleTimeout = 5 * time.Second
 
@@ -19,6 +23,13 @@ const settleTimeout = 5 * time.Second
 // client that goes away must not take the evidence with it.
 func (g *Gate) record(ctx context.Context, e *evidence.Event) error {
 	b, err := e.Encode()
+	if err == nil && len(b) > maxRecord {
+		// However large an agent makes its call, there is a record of it.
+		slim := *e
+		slim.Args, slim.Notes, slim.Data = nil, nil, nil
+		slim.Flags = append(slices.Clone(e.Flags), FlagCut)
+		b, err = slim.Encode()
+	}
 	if err == nil {
 		_, err = g.recorder.Append(context.WithoutCancel(ctx), b)
 	}

@@ -44,6 +44,8 @@ const (
 	FlagPassport  = "passport.invalid"
 	FlagLimit     = "limit.exceeded"
 	FlagReplayed  = "replayed"
+	FlagUpgrade   = "upgrade"
+	FlagCut       = "record.cut"
 )
 
 type passportState uint8
