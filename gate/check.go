@@ -146,6 +146,7 @@ func (g *Gate) judge(ctx context.Context, c *call) {
 	for i := range c.reading.Calls {
 		c.mode = stricter(c.mode, c.rules.modeFor(c.reading.Calls[i].Tool, c.Identity, ""))
 	}
+	c.mode = stricter(c.mode, c.Floor)
 	ambiguous := append(c.Findings, c.reading.Ambiguous...)
 	if v.refuse == nil {
 		v.refuse = closedBy(ambiguous)

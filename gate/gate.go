@@ -68,6 +68,10 @@ type Request struct {
 	// http.connect on Head.Authority. Opaque says why, for the record.
 	Tunnel bool
 	Opaque string
+	// Floor is the least strict mode that this call may get, "" for none. A door
+	// sets it on a tunnel that hides calls which could be judged more strictly than
+	// the tunnel itself.
+	Floor string
 }
 
 // Outbound is what may be sent, exactly.

@@ -84,6 +84,37 @@ func (g *Gate) ModeFor(id Identity) string {
 	return mode
 }
 
+// tunnelled are the methods that unmapped traffic can be expected to use: what a
+// tunnel to a host that no rule maps may hold.
+var tunnelled = [...]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
+
+// StrictestFor is the strictest mode that any call of an identity can get at a
+// host, whatever its tool. It is for traffic whose calls cannot be seen: judged by
+// ModeFor, a tool that an override tightens would leave through it unblocked.
+// mapped says that a mapping rule can match there; otherwise only overrides that
+// fit unmapped traffic (http.get, http.post, ...) count.
+func (g *Gate) StrictestFor(id Identity, mapped bool) string {
+	r := g.rules.Load()
+	if r == nil {
+		return ModeStrict
+	}
+	mode := stricter(r.Mode, id.KeyMode)
+	for i := range r.Overrides {
+		o := &r.Overrides[i]
+		if o.Agent != "" && !wildcard(o.Agent, id.AgentID) {
+			continue
+		}
+		fits := mapped || o.Tool == ""
+		for j := 0; !fits && j < len(tunnelled); j++ {
+			fits = wildcard(o.Tool, methodTool(tunnelled[j]))
+		}
+		if fits {
+			mode = stricter(mode, o.Mode)
+		}
+	}
+	return mode
+}
+
 // wildcard matches a pattern in which '*' stands for any run of characters,
 // dots and slashes included, and '?' for one. It runs in linear time in
 // practice: one backtrack point only.

@@ -27,6 +27,7 @@ type doorway struct {
 	known      bool          // the CONNECT said who calls; the requests inside do not
 	auth       []string      // its Proxy-Authorization
 	findings   []mapping.Ambiguity
+	floor      string // strictest mode that a call inside can get
 }
 
 // connKey is the context key of a connection's *accepted.

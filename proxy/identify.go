@@ -69,6 +69,9 @@ func (s *Server) identify(ctx context.Context, req *gate.Request, auth []string)
 // fails says whether a mode fails closed.
 func fails(mode string) bool { return mode != gate.ModeMonitor && mode != gate.ModeWarn }
 
+// demands says whether a floor, "" for none, asks for failing closed.
+func demands(floor string) bool { return floor != "" && fails(floor) }
+
 func basicAuth(auth []string) (user, password string, ok bool) {
 	if len(auth) != 1 {
 		return "", "", false

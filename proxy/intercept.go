@@ -120,7 +120,11 @@ func (s *Server) serveConnect(client *peekedConn, c *connecting) {
 		t.serve(ctx, false)
 		return
 	}
-	if !fails(s.gate.ModeFor(id)) && s.distrust.has(client.door.remote, host, port) {
+	// From here on calls are hidden in the tunnel only because the client wants it
+	// so: what no eye can see is judged as the strictest of what it could be.
+	req.Floor = s.gate.StrictestFor(id, c.live.mapped(host, port))
+	client.door.floor = req.Floor
+	if !demands(req.Floor) && s.distrust.has(client.door.remote, host, port) {
 		req.Opaque = "the client does not trust the CA"
 		t.serve(ctx, false)
 		return
@@ -277,7 +281,7 @@ func (s *Server) handshakeFailed(ctx context.Context, client *peekedConn, err er
 		zap.String("authority", d.authority), zap.String("client", d.remote), zap.String("agent", d.identity.AgentID), zap.Error(err),
 		zap.String("trust", "run `actpass ca export` and point the client at it: NODE_EXTRA_CA_CERTS, SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or AWS_CA_BUNDLE; `actpass run` sets them all"),
 	}
-	if fails(s.gate.ModeFor(d.identity)) {
+	if demands(d.floor) || fails(s.gate.ModeFor(d.identity)) {
 		s.log.Warn("a client does not trust the CA; its calls to this host cannot be judged and do not leave", fields...)
 		return
 	}

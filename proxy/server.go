@@ -37,6 +37,7 @@ type Gate interface {
 	Check(ctx context.Context, r *gate.Request) (*gate.Permit, *gate.Refusal)
 	Reject(ctx context.Context, r *gate.Request, status int, code, detail string) *gate.Refusal
 	ModeFor(id gate.Identity) string
+	StrictestFor(id gate.Identity, mapped bool) string
 	Authenticate(ctx context.Context, secret, agent string) (gate.Identity, error)
 	ConfigIdentity() gate.Identity
 	Fault(kind string, err error)

@@ -190,6 +190,12 @@ func (l *live) intercepts(host, port string) bool {
 	return l.intercept.Scope != ScopeMapped || l.intercept.Maps(host, port)
 }
 
+// mapped says whether a mapping rule could match traffic to a canonical host and
+// port. Who does not say which hosts are mapped may map them all.
+func (l *live) mapped(host, port string) bool {
+	return l.intercept.Maps == nil || l.intercept.Maps(host, port)
+}
+
 // hostGlob matches a host by label: * stands for exactly one label.
 type hostGlob struct {
 	labels []string
