@@ -135,33 +135,28 @@ func (s *Server) serveConnect(client *peekedConn, c *connecting) {
 	}
 	_ = client.SetWriteDeadline(time.Time{})
 	_ = client.SetReadDeadline(time.Now().Add(s.opt.PeekTimeout))
-	first, err := client.peek(1)
-	if len(first) == 0 && !isTimeout(err) {
+	begin, err := client.opening()
+	if len(client.prefix) == 0 && !isTimeout(err) {
 		return // the client thought better of it
 	}
-	switch {
-	case len(first) > 0 && first[0] == recordHandshake:
-		_ = client.SetReadDeadline(time.Time{})
+	_ = client.SetReadDeadline(time.Time{})
+	switch begin {
+	case beginsTLS:
 		handed = s.intercept(ctx, client)
-	case len(first) > 0 && client.speaksHTTP():
-		_ = client.SetReadDeadline(time.Time{})
+	case beginsHTTP:
 		client.door.scheme = "http"
 		handed = true
 		s.inside.give(s.lint(client, client.door))
 	default:
-		_ = client.SetReadDeadline(time.Time{})
 		req.Opaque = "the client speaks neither TLS nor HTTP"
-		if len(first) == 0 {
+		if len(client.prefix) == 0 {
 			req.Opaque = "the client waits for the server to speak first"
 		}
 		t.serve(ctx, true)
 	}
 }
 
-const (
-	established     = "HTTP/1.1 200 Connection established\r\n\r\n"
-	recordHandshake = 0x16 // TLS record type (RFC 8446 section 5.1)
-)
+const established = "HTTP/1.1 200 Connection established\r\n\r\n"
 
 // isRooted says that an authority is sound but for the dot that ends its host.
 func isRooted(authority string) bool {
@@ -181,26 +176,6 @@ func hasPort(authority string) bool {
 func isTimeout(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()
-}
-
-// speaksHTTP looks for the start of an HTTP/1 request line: a method of
-// letters, a space, and a target. "SSH-2.0-..." is not one.
-func (p *peekedConn) speaksHTTP() bool {
-	for i := 0; i < 24; i++ {
-		b, err := p.peek(i + 1)
-		if err != nil && len(b) <= i {
-			return false
-		}
-		ch := b[i]
-		if ch == ' ' && i > 0 {
-			next, _ := p.peek(i + 2)
-			return len(next) > i+1 && strings.IndexByte("/*hH", next[i+1]) >= 0
-		}
-		if (ch|0x20) < 'a' || (ch|0x20) > 'z' {
-			return false
-		}
-	}
-	return false
 }
 
 var (

@@ -91,11 +91,19 @@ func (t *tunnel) serve(ctx context.Context, answered bool) {
 			return
 		}
 	}
-	sent, received := t.s.splice(t.client, up)
-	permit.Done(gate.Outcome{State: evidence.StateForwarded, Status: http.StatusOK, Bytes: received})
+	// A client that was silent, or slow, may yet begin what would have been opened
+	// and judged by its calls, had it begun in time.
+	guarded := answered && fails(d.Mode)
+	sent, received, stopped := t.s.splice(t.client, up, guarded)
+	o := gate.Outcome{State: evidence.StateForwarded, Status: http.StatusOK, Bytes: received}
+	if stopped != nil {
+		o.State, o.Status, o.Error = evidence.StateRefused, http.StatusForbidden, gate.ReasonAmbiguous+": "+stopped.Error()
+		d.Decision, d.Enforcement, d.ReasonCode = "deny", "block", gate.ReasonAmbiguous
+	}
+	permit.Done(o)
 	t.s.log.Info("call", append(logHead(t.req),
 		zap.String("tool", d.Tool), zap.String("decision", d.Decision), zap.String("reason", d.ReasonCode), zap.String("enforcement", d.Enforcement),
-		zap.String("mode", d.Mode), zap.Int("status", http.StatusOK), zap.String("opaque", t.req.Opaque), zap.Int64("sent", sent), zap.Int64("received", received),
+		zap.String("mode", d.Mode), zap.Int("status", o.Status), zap.String("note", o.Error), zap.String("opaque", t.req.Opaque), zap.Int64("sent", sent), zap.Int64("received", received),
 		zap.Duration("duration", time.Since(t.start)), zap.String("event", d.EvidenceEventID))...)
 }
 
@@ -124,13 +132,27 @@ func headerLines(h http.Header) string {
 	return b.String()
 }
 
+// errNotOpaque ends a tunnel that was judged as one which nobody can look into.
+var errNotOpaque = errors.New("the client began to speak TLS or HTTP after the tunnel was judged as one that cannot be inspected; nothing of it was sent")
+
 // splice relays both ways until both are done or one breaks, and closes both.
-func (s *Server) splice(client, up net.Conn) (sent, received int64) {
+// Of a guarded tunnel, nothing goes up before it is sure that the client begins
+// neither TLS nor HTTP; stopped says that it does.
+func (s *Server) splice(client, up net.Conn, guarded bool) (sent, received int64, stopped error) {
 	s.metrics.openTunnels.Inc()
 	defer s.metrics.openTunnels.Dec()
 	var toUp atomic.Int64
 	var wg sync.WaitGroup
 	wg.Go(func() {
+		if p, ok := client.(*peekedConn); ok && guarded {
+			// An error of reading comes again in pipe.
+			if o, _ := p.opening(); o == beginsTLS || o == beginsHTTP {
+				stopped = errNotOpaque
+				_ = up.Close()
+				_ = client.Close()
+				return
+			}
+		}
 		n, err := pipe(up, client)
 		toUp.Store(n)
 		if err != nil {
@@ -146,7 +168,7 @@ func (s *Server) splice(client, up net.Conn) (sent, received int64) {
 	wg.Wait()
 	_ = up.Close()
 	_ = client.Close()
-	return toUp.Load(), received
+	return toUp.Load(), received, stopped
 }
 
 // pipe copies until src ends, and passes the end on.
