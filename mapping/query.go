@@ -13,8 +13,11 @@ type queryForm struct {
 	method string   // of _method
 }
 
-// maxFields bounds the fields of a query or form.
-const maxFields = 10_000
+// maxFields bounds the fields of a query or form. It is the default of PHP
+// (max_input_vars), Express (parameterLimit) and Django: the first two drop what
+// is beyond, so that an amount behind a thousand others would be judged and not
+// be there.
+const maxFields = 1000
 
 func inspectQuery(raw string) (q queryForm) {
 	if raw == "" {
@@ -41,7 +44,7 @@ func inspectQuery(raw string) (q queryForm) {
 			continue
 		}
 		if n++; n > maxFields {
-			q.odd = append(q.odd, "the query has more than 10000 fields")
+			q.odd = append(q.odd, "the query has more than 1000 fields")
 			break
 		}
 		k, v, _ := strings.Cut(pair, "=")
