@@ -88,8 +88,9 @@ func TestUpstreamFaults(t *testing.T) {
 			if p.Type != "about:blank" || p.Title == "" || p.Status != c.status || p.Reason != c.reason || !strings.Contains(p.Detail, c.sentence) {
 				t.Errorf("problem %+v", p)
 			}
-			if a.header.Get("X-Should-Retry") != "" {
-				t.Errorf("an upstream's fault is left to the SDK's own rules: %v", a.header)
+			// A refusal is final; an upstream's fault is left to the SDK's own rules.
+			if want := map[bool]string{true: "false"}[c.status == http.StatusForbidden]; a.header.Get("X-Should-Retry") != want {
+				t.Errorf("X-Should-Retry: want %q: %v", want, a.header)
 			}
 			events := sc.since(before)
 			if len(events) != 1 {
