@@ -61,6 +61,9 @@ type Fixture struct {
 	want   []expectation
 }
 
+// Args are the arguments of the action as they are written.
+func (f *Fixture) Args() map[string]any { return f.action.Args }
+
 // expectation is one value that a decision is to have.
 type expectation struct {
 	field string

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/actpass/sidecar/evidence"
-	"github.com/actpass/sidecar/policy"
 )
 
 // writeFixture renders YAML. Texts are written as JSON strings, which YAML
@@ -57,66 +56,56 @@ func writeFixture(e *evidence.Event) string {
 
 // known are the arguments that are on record, and notes about the others.
 func known(e *evidence.Event) (map[string]any, []string) {
-	var gaps policy.Gaps
-	args := clone(e.Args).(map[string]any)
-	findGaps(args, "", &gaps)
-	var notes []string
-	slices.Sort(gaps.Hidden)
-	for _, h := range gaps.Hidden {
-		notes = append(notes, "args."+printable(h)+": not on record (secret, or too long)")
-		remove(args, strings.Split(h, "."))
-	}
-	for _, c := range gaps.Cut {
-		notes = append(notes, strings.TrimSuffix("args."+printable(c), ".")+": has members that are not on record")
-	}
+	var p pruning
+	args := p.object(e.Args, "args")
 	for _, arg := range sorted(e.Unusable) {
-		notes = append(notes, "args."+printable(arg)+": "+printable(e.Unusable[arg]))
+		p.note("args."+arg, e.Unusable[arg])
 	}
-	return args, notes
+	return args, p.notes
 }
 
-func clone(v any) any {
+// pruning copies arguments without the marks of what is not on record.
+type pruning struct{ notes []string }
+
+func (p *pruning) note(path, what string) {
+	p.notes = append(p.notes, printable(path)+": "+printable(what))
+}
+
+func (p *pruning) object(m map[string]any, path string) map[string]any {
+	out := make(map[string]any, len(m))
+	for _, k := range sorted(m) {
+		if k == evidence.OmittedKey {
+			p.note(path, "has members that are not on record")
+			continue
+		}
+		if v, there := p.value(m[k], path+"."+k); there {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+func (p *pruning) value(v any, path string) (copied any, there bool) {
 	switch v := v.(type) {
 	case map[string]any:
-		m := make(map[string]any, len(v))
-		for k, e := range v {
-			m[k] = clone(e)
+		if hidden(v) {
+			p.note(path, "not on record (secret, or too long)")
+			return nil, false
 		}
-		return m
+		return p.object(v, path), true
 	case []any:
-		l := make([]any, len(v))
+		out := make([]any, 0, len(v))
 		for i, e := range v {
-			l[i] = clone(e)
+			if m, _ := e.(map[string]any); len(m) == 1 && m[evidence.OmittedKey] != nil && i == len(v)-1 {
+				p.note(path, "has elements that are not on record")
+				break
+			}
+			e, _ := p.value(e, path+"."+strconv.Itoa(i)) // null keeps the place of what is not there
+			out = append(out, e)
 		}
-		return l
+		return out, true
 	}
-	return v
-}
-
-// remove takes a value out. Elements of lists stay, as what is left of them.
-func remove(v any, path []string) {
-	for i, name := range path {
-		switch x := v.(type) {
-		case map[string]any:
-			// A name may have dots of its own.
-			whole := strings.Join(path[i:], ".")
-			if _, there := x[whole]; there {
-				delete(x, whole)
-				return
-			}
-			v = x[name]
-		case []any:
-			n, err := strconv.Atoi(name)
-			if err != nil || n >= len(x) {
-				return
-			}
-			if v = x[n]; i == len(path)-1 {
-				x[n] = nil
-			}
-		default:
-			return
-		}
-	}
+	return v, true
 }
 
 func writeObject(b *strings.Builder, m map[string]any, indent int) {
@@ -144,10 +133,15 @@ func flow(v any) string {
 		return quote(v)
 	case float64:
 		s := strconv.FormatFloat(v, 'g', -1, 64)
-		if !strings.ContainsAny(s, ".eE") {
-			s += ".0"
+		// YAML wants the point, also before an exponent.
+		mantissa, exponent, scientific := strings.Cut(s, "e")
+		if !strings.Contains(mantissa, ".") {
+			mantissa += ".0"
 		}
-		return s
+		if scientific {
+			mantissa += "e" + exponent
+		}
+		return mantissa
 	case nil:
 		return "null"
 	}

@@ -341,3 +341,53 @@ func TestWhatIsNoRecord(t *testing.T) {
 		}
 	}
 }
+
+// TestWindowsMoveOn: what was given back does not count a second time when its
+// window ends, and a calendar window ends at its midnight.
+func TestWindowsMoveOn(t *testing.T) {
+	for _, c := range []struct {
+		window string
+		steps  []time.Duration // after the call before
+		status []int
+		want   string // a letter a call: . sent, x over the limit
+	}{
+		{"1h", []time.Duration{0, time.Minute, 2 * time.Hour, 0, 0}, []int{404, 200, 200, 200, 200}, "....x"},
+		{"1h", []time.Duration{0, 0, 0, time.Hour - 1000, 1000}, []int{200, 200, 200, 200, 200}, "..xx."},
+		{"day, zone: Europe/Berlin", []time.Duration{0, 0, 0, 11*time.Hour - time.Second, time.Second}, []int{200, 200, 200, 200, 200}, "..xx."},
+	} {
+		rules := &gate.Rules{Policy: compilePolicy(t, `
+policies:
+  - name: p
+    version: 1
+    tools: ["*"]
+    rules:
+      - { name: all, decision: allow, reason_code: refund.small }
+    limits:
+      - { name: two, key: [agent_id], max: 2, window: `+c.window+`, decision: deny, reason_code: a.two }
+`), Mode: "enforce"}
+		sim, err := whatif.New(whatif.Options{Rules: rules})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, at := "", monday
+		for i, step := range c.steps {
+			at = at.Add(step)
+			e := recorded(fmt.Sprintf("ev_%d", i), func(e *evidence.Event) { e.Time.Time = at })
+			o := evidence.OutcomeRecord{EventID: e.ID, Time: e.Time, Outcome: evidence.Outcome{State: evidence.StateForwarded, Status: c.status[i]}}
+			before := sim.Report().Totals.Changed
+			for _, encode := range []func() ([]byte, error){e.Encode, o.Encode} {
+				b, err := encode()
+				if err == nil {
+					err = sim.Add(b)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			got += map[bool]string{true: ".", false: "x"}[sim.Report().Totals.Changed == before]
+		}
+		if got != c.want {
+			t.Errorf("%s: %s, want %s", c.window, got, c.want)
+		}
+	}
+}
