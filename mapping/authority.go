@@ -116,7 +116,7 @@ var (
 func oddAuthority(scheme, a string) (host, port string, err error) {
 	fail := func(format string, args ...any) {
 		if err == nil {
-			err = fmt.Errorf("the authority %s "+format, append([]any{show(a)}, args...)...)
+			err = fmt.Errorf("the authority %s "+format, append([]any{showAuthority(a)}, args...)...)
 		}
 	}
 	if a == "" {
@@ -304,6 +304,10 @@ func ascii(s string) bool {
 	}
 	return true
 }
+
+// showAuthority quotes an authority without its user information, which is where
+// a password would stand.
+func showAuthority(a string) string { return show(a[strings.LastIndexByte(a, '@')+1:]) }
 
 // show quotes a piece of a request for a sentence: ASCII only, no control
 // characters, bounded.

@@ -73,7 +73,7 @@ func (m *Match) authority() {
 		m.flag(ambiguity(ClassAuthority, "the Host header: %v", err))
 	}
 	if host != m.Host || port != m.Port && port != "" {
-		a := ambiguity(ClassAuthority, "the Host header names %s, and the connection is for %s", show(r.Host), show(r.Authority))
+		a := ambiguity(ClassAuthority, "the Host header names %s, and the connection is for %s", showAuthority(r.Host), showAuthority(r.Authority))
 		a.Status = 421
 		m.flag(a)
 	}

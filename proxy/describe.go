@@ -150,6 +150,26 @@ func splitAbsolute(uri string) (scheme, authority, target string, ok bool) {
 	return scheme, authority, target, true
 }
 
+// withoutUser cuts the user information, and with it a password, off an
+// authority or a target that begins with one. A path keeps its @.
+func withoutUser(s string) string {
+	if s != "" && s[0] == '/' {
+		return s
+	}
+	end := len(s)
+	start := strings.Index(s, "://") + 1
+	if start > 0 {
+		start += 2
+		if i := strings.IndexByte(s[start:], '/'); i >= 0 {
+			end = start + i
+		}
+	}
+	if i := strings.LastIndexByte(s[start:end], '@'); i >= 0 {
+		return s[:start] + s[start+i+1:]
+	}
+	return s
+}
+
 // unsendable says whether a target would not survive a request line.
 func unsendable(target string) bool {
 	for i := range len(target) {

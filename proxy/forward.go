@@ -208,7 +208,7 @@ func targetURL(scheme, hostport, target string) (*url.URL, error) {
 	decoded, err := url.PathUnescape(path)
 	u := &url.URL{Scheme: scheme, Host: hostport, Path: decoded, RawPath: path, RawQuery: query, ForceQuery: has && query == ""}
 	if err != nil || u.RequestURI() != target {
-		return nil, fmt.Errorf("the target %q cannot be written byte for byte", printable(target))
+		return nil, fmt.Errorf("the target %q cannot be written byte for byte", printable(path))
 	}
 	return u, nil
 }

@@ -123,7 +123,7 @@ func (s *Server) headless(d *doorway, line string, h head) *gate.Request {
 	req := &gate.Request{
 		Door: d.door, Identity: s.gate.ConfigIdentity(), Findings: h.findings,
 		Head: mapping.Request{
-			Method: printable(method), Scheme: d.scheme, Authority: d.authority, Host: printable(h.host), Target: printable(target), ContentLength: -1,
+			Method: printable(method), Scheme: d.scheme, Authority: d.authority, Host: printable(withoutUser(h.host)), Target: printable(withoutUser(target)), ContentLength: -1,
 		},
 	}
 	if d.known {

@@ -239,21 +239,21 @@ func (s *Server) intercept(ctx context.Context, client *peekedConn) bool {
 func (s *Server) handshakeFailed(ctx context.Context, client *peekedConn, err error) {
 	d := client.door
 	if client.misnamed != "" {
-		req := s.headless(d, "CONNECT "+d.authority+" HTTP/1.1", head{host: client.misnamed})
+		req := s.headless(d, "CONNECT "+withoutUser(d.authority)+" HTTP/1.1", head{host: client.misnamed})
 		r := s.gate.Reject(context.WithoutCancel(ctx), req, http.StatusMisdirectedRequest, ReasonMisdirected,
-			"The TLS server name "+printable(client.misnamed)+" is not the CONNECT target "+printable(d.authority)+".")
+			"The TLS server name "+printable(client.misnamed)+" is not the CONNECT target "+printable(withoutUser(d.authority))+".")
 		if r != nil {
 			s.logRefusal(req, r, time.Now())
 		}
 		return
 	}
 	if !distrusts(err, client.greeted) {
-		s.log.Debug("TLS handshake failed", zap.String("authority", d.authority), zap.String("client", d.remote), zap.Error(err))
+		s.log.Debug("TLS handshake failed", zap.String("authority", withoutUser(d.authority)), zap.String("client", d.remote), zap.Error(err))
 		return
 	}
 	s.metrics.distrusted.Inc()
 	fields := []zap.Field{
-		zap.String("authority", d.authority), zap.String("client", d.remote), zap.String("agent", d.identity.AgentID), zap.Error(err),
+		zap.String("authority", withoutUser(d.authority)), zap.String("client", d.remote), zap.String("agent", d.identity.AgentID), zap.Error(err),
 		zap.String("trust", "run `actpass ca export` and point the client at it: NODE_EXTRA_CA_CERTS, SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or AWS_CA_BUNDLE; `actpass run` sets them all"),
 	}
 	if demands(d.floor) || fails(s.gate.ModeFor(d.identity)) {

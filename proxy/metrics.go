@@ -80,7 +80,8 @@ func logHead(req *gate.Request) []zap.Field { return appendHead(make([]zap.Field
 
 func appendHead(fields []zap.Field, req *gate.Request) []zap.Field {
 	path, _, _ := strings.Cut(req.Head.Target, "?")
+	path = withoutUser(path)
 	return append(fields,
 		zap.String("door", string(req.Door)), zap.String("agent", req.Identity.AgentID),
-		zap.String("method", printable(req.Head.Method)), zap.String("authority", printable(req.Head.Authority)), zap.String("path", printable(path)))
+		zap.String("method", printable(req.Head.Method)), zap.String("authority", printable(withoutUser(req.Head.Authority))), zap.String("path", printable(path)))
 }
