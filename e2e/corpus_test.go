@@ -196,7 +196,7 @@ func goodCase(authority string) corpus.Case {
 
 // notHTTP are the cases whose first bytes are no HTTP. In a tunnel, plain or
 // not, nobody can say what they are: the tunnel is judged as http.connect.
-var notHTTP = []string{"framing/two-spaces", "framing/first-line-folded", "method/not-a-token", "method/space-inside"}
+var notHTTP = []string{"framing/first-line-folded", "method/not-a-token"}
 
 // answeredByLibrary are the HTTP/2 header lists that net/http answers with a
 // 400 of its own before a handler, and so an event, can be had.
