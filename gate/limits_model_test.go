@@ -32,7 +32,6 @@ type limitWorld struct {
 	skew   time.Duration
 	uses   []worldUse
 	flying []flight
-	calls  int
 }
 
 type worldUse struct {

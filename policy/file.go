@@ -184,6 +184,7 @@ func (c *compiler) policy(y *policyYAML) *compiled {
 	for i := range y.Limits {
 		l := c.limit(p, &y.Limits[i], seen)
 		vocabulary.check(c, y.Limits[i].Sum, l.sum)
+		vocabulary.checkCurrency(c, &y.Limits[i], l)
 		for j, k := range l.keys {
 			vocabulary.checkReads(c, y.Limits[i].Key[j].Pos, []read{k.read})
 		}

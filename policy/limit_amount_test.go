@@ -60,6 +60,29 @@ func TestCurrencyIsOneKey(t *testing.T) {
 	}
 }
 
+func TestCurrenciesAreNotAddedUp(t *testing.T) {
+	opt := Options{Tools: []string{"t"}, Args: func(string) ([]string, bool, bool) {
+		return []string{"amount", "currency", "n", "fee.amount", "fee.currency"}, true, true
+	}}
+	for _, tt := range []struct {
+		limit, fault string
+	}{
+		{"key: [agent_id], sum: args.amount", "limit l adds up args.amount over all currencies: put args.currency into its `key`"},
+		{"key: [agent_id], sum: args.n * args.amount", "put args.currency into"},
+		{"key: [agent_id, args.currency], sum: args.fee.amount", "put args.fee.currency into"},
+		{"key: [agent_id, args.currency], sum: args.amount", ""},
+		{"key: [args.fee.currency], sum: args.fee.amount", ""},
+		{"key: [agent_id], sum: args.n", ""},
+		{"key: [agent_id]", ""},
+	} {
+		file := policyWith("      - { name: r, decision: allow }\n    limits:\n      - { name: l, " + tt.limit + ", max: 10, window: 1h, decision: deny, reason_code: a.b }\n")
+		_, err := Compile([]Source{{Name: "p.yaml", Data: []byte(file)}}, opt)
+		if (err == nil) != (tt.fault == "") || err != nil && !strings.Contains(err.Error(), tt.fault) {
+			t.Errorf("%s: %v", tt.limit, err)
+		}
+	}
+}
+
 func TestParseKey(t *testing.T) {
 	l := &Limit{Keys: []string{"agent_id", "args.currency", "args.n"}}
 	for text, want := range map[string]string{

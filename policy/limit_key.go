@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -101,4 +102,23 @@ func lowerASCII(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// checkCurrency refuses a limit that adds up amounts of several currencies: its
+// sum reads an amount beside which the tools declare a currency, and its key does
+// not have that.
+func (v vocabulary) checkCurrency(c *compiler, y *limitYAML, l *limit) {
+	if l.sum == nil {
+		return
+	}
+	for _, r := range l.sum.reads {
+		if r.root != "args" || len(r.path) == 0 || !strings.EqualFold(r.path[len(r.path)-1], "amount") {
+			continue
+		}
+		beside := strings.Join(append(slices.Clone(r.path[:len(r.path)-1]), "currency"), ".")
+		if slices.Contains(v.names, beside) && !slices.Contains(l.Keys, "args."+beside) {
+			c.faults.Addf(y.Sum.Pos, "limit %s adds up args.%s over all currencies: put args.%s into its `key`", l.Name, strings.Join(r.path, "."), beside)
+			return
+		}
+	}
 }

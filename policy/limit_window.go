@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/actpass/sidecar/strictyaml"
@@ -65,7 +66,27 @@ func (l *Limit) Bounds(t time.Time) (since, until time.Time) {
 	if l.Calendar == "" {
 		return time.Time{}, time.Time{}
 	}
-	t = t.In(l.Zone)
+	key := calendar{l.Calendar, l.Zone.String()}
+	if last, ok := lastBounds.Load(key); ok {
+		if b := last.(bounds); !t.Before(b.since) && t.Before(b.until) {
+			return b.since, b.until
+		}
+	}
+	since, until = l.bounds(t.In(l.Zone))
+	lastBounds.Store(key, bounds{since, until})
+	return since, until
+}
+
+type (
+	calendar struct{ window, zone string }
+	bounds   struct{ since, until time.Time }
+)
+
+// lastBounds is the window found last of each calendar: nearly always the one of
+// the next call, too, and dear to find.
+var lastBounds sync.Map // calendar to bounds
+
+func (l *Limit) bounds(t time.Time) (since, until time.Time) {
 	year, month, day := t.Date()
 	switch l.Calendar {
 	case CalendarDay:
