@@ -15,6 +15,15 @@ import (
 type counts struct {
 	windows map[windowID]*window
 	shares  map[string]*share // by event id or approval id
+	// exceeded keeps what rules come to over limits: most of the work is in
+	// sentences that nobody reads here. As many as the policy has pairs of them.
+	exceeded map[exceededID]policy.Decision
+}
+
+type exceededID struct {
+	rule  string // RuleHash of the decision so far
+	over  int    // limits that it is over already
+	limit *policy.Limit
 }
 
 type windowID struct {
@@ -58,7 +67,7 @@ type part struct {
 }
 
 func newCounts() *counts {
-	return &counts{windows: make(map[windowID]*window), shares: make(map[string]*share)}
+	return &counts{windows: make(map[windowID]*window), shares: make(map[string]*share), exceeded: make(map[exceededID]policy.Decision)}
 }
 
 // apply turns what policy says into what its limits say, and takes a share of
@@ -83,7 +92,13 @@ func (c *counts) apply(s *gate.Supposed, a *action, mode string) {
 	over := false
 	for _, r := range asked.Limits {
 		if used := c.window(a.tenant, r.Limit, a.at).total(r.Key); r.Amount > r.Limit.Max-used {
-			s.Policy = s.Policy.Exceeded(r, used, a.at)
+			id := exceededID{s.Policy.RuleHash, len(s.Policy.Over), r.Limit}
+			d, known := c.exceeded[id]
+			if !known {
+				d = s.Policy.Exceeded(r, used, a.at)
+				c.exceeded[id] = d
+			}
+			s.Policy = d
 			over = true
 		}
 	}
