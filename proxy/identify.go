@@ -33,7 +33,8 @@ func (x *exchange) identify(auth []string) bool {
 
 // identify reads Proxy-Authorization. Credentials that do not hold are refused
 // under enforce and strict; under monitor and warn the call goes on under the
-// configured identity, and the finding says so.
+// configured identity, and the finding says so. While the store fails, they go on
+// under the identity that the key last had, if it is known.
 func (s *Server) identify(ctx context.Context, req *gate.Request, auth []string) (gate.Identity, *mapping.Ambiguity, *gate.Refusal) {
 	configured := s.gate.ConfigIdentity()
 	if len(auth) == 0 {
@@ -45,7 +46,11 @@ func (s *Server) identify(ctx context.Context, req *gate.Request, auth []string)
 	if ok {
 		var id gate.Identity
 		if id, err = s.gate.Authenticate(ctx, key, agent); err == nil {
-			return id, nil, nil
+			if speaksForAgents(id) {
+				return id, nil, nil
+			}
+			// The key of somebody who approves must not act as the agent that asks.
+			err, detail = gate.ErrNotAllowed, "the key in Proxy-Authorization has the role "+printable(id.Role)+", which speaks for no agent"
 		}
 	} else {
 		err, detail = gate.ErrNotAllowed, "Proxy-Authorization is not one Basic credential of agent and key"
@@ -54,7 +59,16 @@ func (s *Server) identify(ctx context.Context, req *gate.Request, auth []string)
 	if !errors.Is(err, gate.ErrNotAllowed) {
 		s.gate.Fault("identity", fmt.Errorf("look up the key in Proxy-Authorization: %w", err))
 		if lenient {
-			return configured, nil, nil
+			finding := &mapping.Ambiguity{
+				Class: mapping.ClassHeader, Status: http.StatusServiceUnavailable,
+				Detail: "the key in Proxy-Authorization could not be looked up, so the call is judged as the sidecar's own configured identity",
+			}
+			// The key's own mode, where it is stricter, refuses the call for the finding.
+			if id, known := s.gate.LastKnown(key, agent); known && speaksForAgents(id) {
+				finding.Detail = "the key in Proxy-Authorization could not be looked up, so the call is judged as whom it belonged to when it last could"
+				return id, finding, nil
+			}
+			return configured, finding, nil
 		}
 		return configured, nil, s.gate.Reject(ctx, req, http.StatusServiceUnavailable, ReasonIdentityUnknown,
 			"Who is calling could not be looked up, so the call did not leave.")
@@ -64,6 +78,11 @@ func (s *Server) identify(ctx context.Context, req *gate.Request, auth []string)
 	}
 	return configured, nil, s.gate.Reject(ctx, req, http.StatusProxyAuthRequired, ReasonUnauthenticated,
 		"The call did not leave: "+detail+". Set the proxy URL to http://AGENT:KEY@HOST:PORT with a key that is in force.")
+}
+
+// speaksForAgents says whether the key behind an identity may be an agent's.
+func speaksForAgents(id gate.Identity) bool {
+	return id.Role == gate.RoleGateway || id.Role == gate.RoleAdmin
 }
 
 // fails says whether a mode fails closed.

@@ -106,6 +106,8 @@ func (s *Server) serveConnect(client *peekedConn, c *connecting) {
 		code := gate.ReasonAmbiguous
 		if f.Status == http.StatusMisdirectedRequest {
 			code = ReasonMisdirected
+		} else if f.Status == http.StatusServiceUnavailable {
+			code = ReasonIdentityUnknown
 		}
 		refuse(s.gate.Reject(ctx, req, f.Status, code, "The CONNECT is ambiguous: "+f.Detail+"."))
 		return

@@ -39,6 +39,7 @@ type Gate interface {
 	ModeFor(id gate.Identity) string
 	StrictestFor(id gate.Identity, mapped bool) string
 	Authenticate(ctx context.Context, secret, agent string) (gate.Identity, error)
+	LastKnown(secret, agent string) (gate.Identity, bool)
 	ConfigIdentity() gate.Identity
 	Fault(kind string, err error)
 }
