@@ -60,6 +60,10 @@ func generated(t testing.TB, h2 bool) []corpus.Case {
 	for _, n := range oddMembers {
 		g.json("typed.example.test", `{`+n+`:"x"}`)
 	}
+	for _, n := range []int{998, 999, 1000} {
+		g.form("form.example.test", strings.Repeat("expand[]=x&", n)+"amount=1")
+		g.get("query.example.test", "/v1/x?"+strings.Repeat("expand[]=x&", n)+"amount=1")
+	}
 	for range 60 * more {
 		g.get("path.example.test", "/v1/"+g.some(oddSegments)+g.some(oddSegments)+"/"+g.some(plainSegments))
 		g.get("query.example.test", "/v1/x?"+g.fields())

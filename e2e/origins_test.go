@@ -280,7 +280,8 @@ var originPrograms = []originProgram{
 		name: "rack", need: []string{"puma"}, files: []string{"config.ru"}, read: readJSON, wait: true,
 		hangs: func(raw []byte) bool {
 			line, _, _ := bytes.Cut(raw, []byte("\r\n"))
-			return bytes.ContainsAny(line, "\"<>`") // Puma refuses what RFC 3986 does not have, and then waits
+			// Puma refuses what RFC 3986 does not have, and more than 10 KiB, and then waits.
+			return bytes.ContainsAny(line, "\"<>`") || len(line) > 10<<10
 		},
 		args: func(dir, port string) []string {
 			return []string{"-q", "-e", "production", "-t", "1:2", "-b", "tcp://127.0.0.1:" + port, dir + "/config.ru"}
@@ -437,7 +438,9 @@ func TestOriginsUnderstandWhatWasJudged(t *testing.T) {
 			continue
 		}
 		cases := loadCorpus(t)
-		if p.name != "connect-tls-h1" {
+		if p.name == "connect-tls-h1" { // the rest came through forward
+			cases = slices.DeleteFunc(cases, passages[0].carries)
+		} else {
 			cases = append(cases, generated(t, p.name == "connect-tls-h2")...)
 		}
 		tried += len(cases)
