@@ -83,8 +83,14 @@ func (t *tunnel) serve(ctx context.Context, answered bool) {
 	}
 	defer t.s.tunnels.remove(up)
 	if !answered {
-		a := answer{header: make(http.Header, 3)}
+		a := answer{header: make(http.Header, 5)}
 		a.decision(d)
+		if warning := permit.Warning(); warning != "" {
+			a.header["ActPass-Warning"] = []string{printable(warning)}
+		}
+		if d.ApprovalRequestID != "" {
+			a.header["ActPass-Approval"] = []string{d.ApprovalRequestID}
+		}
 		if _, err := io.WriteString(t.client, "HTTP/1.1 200 Connection established\r\n"+headerLines(a.header)+"\r\n"); err != nil {
 			_ = up.Close()
 			permit.Done(gate.Outcome{State: evidence.StateRefused, Error: "the client went away before a byte was sent"})

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -163,4 +164,23 @@ policies:
 	_ = conn.Close()
 	waitFor(t, func() bool { return strings.Contains(w.trail.last(t).Outcome.Error, "went away") })
 	w.untouched()
+}
+
+// The 200 of a tunnel says what every judged answer says.
+func TestTunnelThatIsWarnedOf(t *testing.T) {
+	w := newWorld(t, withMode(gate.ModeWarn), func(_ *world, o *Options) { o.Intercept.Passthrough = []string{"api.test"} })
+	conn, err := net.Dial("tcp", w.front)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(3 * time.Second))
+	_, _ = io.WriteString(conn, "CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: http.MethodConnect})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := resp.Header.Get("ActPass-Warning"); resp.StatusCode != 200 || !strings.Contains(got, "enforce would block") {
+		t.Errorf("%d, warning %q", resp.StatusCode, got)
+	}
 }
