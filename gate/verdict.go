@@ -19,6 +19,7 @@ const (
 	ReasonTooLarge        = "request.too_large"
 	ReasonMisdirected     = "request.misdirected"
 	ReasonHeadTooLarge    = "request.head_too_large"
+	ReasonIdentity        = "request.identity_unavailable"
 	ReasonInternal        = "request.internal"
 	ReasonUnmapped        = "mapping.unmapped"
 	ReasonArgMissing      = "mapping.argument_missing"
@@ -165,6 +166,8 @@ func closedBy(list []mapping.Ambiguity) *closed {
 		c.code = ReasonMisdirected
 	case 431:
 		c.code = ReasonHeadTooLarge
+	case 503:
+		c.code = ReasonIdentity
 	case 0:
 		c.status = 400
 	}

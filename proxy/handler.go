@@ -24,7 +24,7 @@ const (
 	ReasonConnectInside   = "request.connect_inside"
 	ReasonMisdirected     = "request.misdirected"
 	ReasonUnauthenticated = "request.unauthenticated"
-	ReasonIdentityUnknown = "request.identity_unavailable"
+	ReasonIdentityUnknown = gate.ReasonIdentity
 	ReasonNoRoute         = "request.no_route"
 	ReasonFault           = "request.fault"
 )
