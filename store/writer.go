@@ -66,6 +66,9 @@ func startWriter(ctx context.Context, db *sql.DB) (*writer, error) {
 // then be lost with the whole transaction: it must not change anything that the
 // caller sees unless do returned nil.
 func (w *writer) do(ctx context.Context, fn func(*batch) error) error {
+	if err := ctx.Err(); err != nil {
+		return err // select would toss a coin between the queue and the end
+	}
 	op := &writeOp{fn: fn, result: make(chan error, 1)}
 	w.mu.RLock()
 	if w.done {
