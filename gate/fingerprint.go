@@ -9,10 +9,7 @@ import (
 	"sort"
 	"strings"
 
-	"github.com/actpass/sidecar/mapping"
 )
-
-type mappingAmbiguity = mapping.Ambiguity
 
 // volatile headers change between an SDK's own attempts at one call. Everything
 // else is part of what a human approved.

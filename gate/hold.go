@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/mapping"
 	"github.com/actpass/sidecar/passport"
 	"github.com/actpass/sidecar/policy"
 )
@@ -20,10 +21,6 @@ const pollEvery = time.Second
 // that goes on.
 const retryAfter = 5 * time.Second
 
-// maxHeldBody bounds the body that a held call keeps in memory where the
-// mapping did not ask for it.
-const heldNote = "a call that waits for a human must be readable as a whole"
-
 // hold parks a call until a human decides, the budget is over, or the client
 // goes. No upstream connection exists meanwhile.
 //
@@ -31,12 +28,11 @@ const heldNote = "a call that waits for a human must be readable as a whole"
 // and the client's own retry attaches to it.
 func (g *Gate) hold(ctx context.Context, c *call) (*Permit, *Refusal) {
 	if err := c.readBody(c.rules.MaxInspect); err != nil {
-		a := malformedBody(err)
-		c.verdict.refuse = closedBy([]mappingAmbiguity{a})
+		c.verdict.refuse = closedBy([]mapping.Ambiguity{malformedBody(err)})
 		return nil, g.block(ctx, c)
 	}
 	if c.Body != nil && !c.out.Whole {
-		c.verdict.refuse = &closed{413, ReasonTooLarge, heldNote + ", and the body is larger than limits.max_inspect_bytes"}
+		c.verdict.refuse = &closed{413, ReasonTooLarge, "a call that waits for a human must be readable as a whole, and the body is larger than limits.max_inspect_bytes"}
 		return nil, g.block(ctx, c)
 	}
 	c.describeBody()
@@ -219,7 +215,7 @@ func (g *Gate) refuseApproval(ctx context.Context, c *call, a Approval, status i
 func (g *Gate) decidedHold(ctx context.Context, c *call, a Approval) (*Permit, *Refusal) {
 	switch a.State {
 	case ApprovalApproved:
-		return g.release1(ctx, c, a)
+		return g.useApproval(ctx, c, a)
 	case ApprovalDenied:
 		return nil, g.refuseApproval(ctx, c, a, 403, ReasonDenied, "a human denied this call"+reasonOf(a), true)
 	case ApprovalExpired:
@@ -230,13 +226,13 @@ func (g *Gate) decidedHold(ctx context.Context, c *call, a Approval) (*Permit, *
 	return nil, g.refuseApproval(ctx, c, a, 403, ReasonCancelled, "the approval request was cancelled", true)
 }
 
-// release1 uses an approval for this one call.
+// useApproval uses an approval for this one call.
 //
 // The order matters. The policy now in force judges again; then the approval
 // is consumed, durably; then the release is on record, durably; only then does
 // the permit exist. A crash after consuming and before sending loses the call,
 // never doubles it: the event stays without an outcome and becomes ambiguous.
-func (g *Gate) release1(ctx context.Context, c *call, a Approval) (*Permit, *Refusal) {
+func (g *Gate) useApproval(ctx context.Context, c *call, a Approval) (*Permit, *Refusal) {
 	rules := g.rules.Load()
 	again := rules.decide(c.reading.Calls, c.Identity, c.UserID, c.Goal, c.claims.Map(), g.now())
 	switch {
