@@ -8,7 +8,6 @@ import (
 	"hash"
 	"sort"
 	"strings"
-
 )
 
 // volatile headers change between an SDK's own attempts at one call. Everything
