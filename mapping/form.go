@@ -29,6 +29,7 @@ func readForm(in *input) {
 	if _, there := args["_method"]; there {
 		in.flag(ClassMethod, "the form asks for another method with _method")
 	}
+	in.charsetField(args)
 	if in.m.RawQuery != "" && len(args) > 0 {
 		in.clash(args)
 	}
@@ -36,6 +37,16 @@ func readForm(in *input) {
 		args = in.form(in.m.RawQuery, ClassQuery) // what a lenient server would take
 	}
 	in.add(args, true)
+}
+
+// charsetField looks at the field by which a form names its own charset (RFC 7578
+// section 4.6, and HTML's forms): a server that obeys it reads every other field
+// anew, and in UTF-7 or UTF-16 another amount.
+func (in *input) charsetField(args map[string]any) {
+	v, there := args["_charset_"]
+	if text, _ := v.(string); there && !strings.EqualFold(text, "utf-8") {
+		in.amb = append(in.amb, Ambiguity{Class: ClassContentType, Detail: "the field _charset_ asks for the charset " + show(text) + ", which is not utf-8", Status: 400})
+	}
 }
 
 func readQuery(in *input) {

@@ -118,6 +118,10 @@ func (m *Match) head() (override string) {
 		}
 		if strings.IndexByte(name, '_') >= 0 {
 			canonical, odd = canonicalHeader(strings.ReplaceAll(name, "_", "-")), true
+			m.underscored = append(m.underscored, name)
+			if len(r.Header[canonical]) > 0 && !critical(canonical) {
+				found = append(found, ambiguity(ClassHeader, "the header %s stands beside %s, and is the same to servers that fold underscores", show(name), canonical))
+			}
 		}
 		for _, v := range values {
 			if hasControl(v) && hasControl(strings.ReplaceAll(v, "\t", "")) {
@@ -131,11 +135,11 @@ func (m *Match) head() (override string) {
 			if len(values) > 0 {
 				override = strings.ToUpper(strings.TrimSpace(values[0]))
 			}
-		case "Content-Type", "Content-Length", "Content-Encoding", "Authorization", "Idempotency-Key", "Host":
+		case "Content-Type", "Content-Length", "Content-Encoding", "Authorization", "Idempotency-Key", "Host", "X-Amz-Target":
 			if odd {
 				found = append(found, ambiguity(ClassHeader, "the header %s is %s to servers that fold underscores", show(name), canonical))
 			}
-			if len(values) > 1 {
+			if len(values) > 1 && canonical != "X-Amz-Target" { // which its reader counts
 				found = append(found, ambiguity(ClassHeader, "the header %s stands %d times", canonical, len(values)))
 			}
 		}
@@ -155,6 +159,16 @@ func (m *Match) head() (override string) {
 	}
 	m.Ambiguous = append(m.Ambiguous, found...)
 	return override
+}
+
+// critical names the headers that are looked at by name, each under a word of
+// its own.
+func critical(canonical string) bool {
+	switch canonical {
+	case "Content-Type", "Content-Length", "Content-Encoding", "Authorization", "Idempotency-Key", "Host", "X-Amz-Target":
+		return true
+	}
+	return false
 }
 
 func oneOrList(values []string) any {
@@ -329,6 +343,7 @@ func (m *Match) judgeRule() {
 		return
 	}
 	m.ErrorShape = r.shape
+	m.foldedHeaders(r)
 	for i := range r.headers {
 		if name := r.headers[i].name; len(m.req.Header[name]) > 1 {
 			switch name {
@@ -363,6 +378,23 @@ func (m *Match) judgeRule() {
 	m.NeedBody = r.kind.body && m.req.ContentLength != 0
 	if !m.NeedBody && r.kind.queryOnly {
 		m.NeedBody = m.req.ContentLength != 0
+	}
+}
+
+// foldedHeaders reports headers with underscores. To servers behind CGI or WSGI
+// they are those with dashes, and a policy that goes by the connected account
+// (Stripe-Account) would not see them. Where no rule maps the request only the
+// headers that are looked at by name are reported, with the head.
+func (m *Match) foldedHeaders(r *Rule) {
+	if r.underscoreHeaders {
+		return
+	}
+	slices.Sort(m.underscored)
+	for _, name := range m.underscored {
+		canonical := canonicalHeader(strings.ReplaceAll(name, "_", "-"))
+		if !critical(canonical) && !strings.HasPrefix(canonical, "X-Http-Method") && canonical != "X-Method-Override" && len(m.req.Header[canonical]) == 0 { // else said already
+			m.flag(ambiguity(ClassHeader, "the header %s is %s to servers that fold underscores", show(name), canonical))
+		}
 	}
 }
 

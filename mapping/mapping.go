@@ -107,7 +107,9 @@ type Match struct {
 	query   map[string]any    // the query read flat
 	segs    [6]string         // room for the segments of an ordinary path
 	headers map[string]any    // those that policy may see, several values as a list
-	room    struct {          // for an ordinary reading, so that it allocates less
+	// underscored are the names of headers that have an underscore.
+	underscored []string
+	room        struct { // for an ordinary reading, so that it allocates less
 		in    input
 		call  [1]Call
 		roots [4]string

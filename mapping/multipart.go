@@ -35,6 +35,7 @@ func readMultipart(in *input) {
 			args[k] = in.unfold(v)
 		}
 	}
+	in.charsetField(args)
 	if _, there := args["_method"]; there {
 		in.flag(ClassMethod, "the form asks for another method with _method")
 	}

@@ -253,3 +253,25 @@ func TestManual(t *testing.T) {
 		}
 	}
 }
+
+// TestUnderscoreHeaders: a rule may say that its upstream has such headers, but
+// not for a name that is looked at, or that stands beside its twin.
+func TestUnderscoreHeaders(t *testing.T) {
+	s := mustCompile(t, "rules:\n  - { match: { host: a.example, path: /plain }, tool: a.plain }\n  - { match: { host: a.example, path: /quirk }, tool: a.quirk, quirks: [underscore_headers] }\n")
+	for _, c := range []struct {
+		path   string
+		header map[string][]string
+		want   int
+	}{
+		{"/plain", map[string][]string{"Client_id": {"x"}}, 1},
+		{"/quirk", map[string][]string{"Client_id": {"x"}}, 0},
+		{"/unmapped", map[string][]string{"Client_id": {"x"}}, 0},
+		{"/quirk", map[string][]string{"Client_id": {"x"}, "Client-Id": {"y"}}, 1},
+		{"/unmapped", map[string][]string{"X_amz_target": {"x"}}, 1},
+	} {
+		m := s.Match(&Request{Method: "GET", Scheme: "https", Authority: "a.example", Target: c.path, Header: c.header})
+		if len(m.Ambiguous) != c.want {
+			t.Errorf("%s %v: %+v, want %d", c.path, c.header, m.Ambiguous, c.want)
+		}
+	}
+}

@@ -31,11 +31,13 @@ type Rule struct {
 	shape         string
 	quirks        oddity
 	queryWithForm bool
-	closed        bool
-	args          []Arg
-	spec          *argSpec
-	secret        []string
-	resource      []template
+	// underscoreHeaders says that the upstream has headers with underscores.
+	underscoreHeaders bool
+	closed            bool
+	args              []Arg
+	spec              *argSpec
+	secret            []string
+	resource          []template
 }
 
 // Options of Compile.
