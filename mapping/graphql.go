@@ -34,7 +34,7 @@ func readGraphQL(in *input) {
 		in.graphql(msg)
 		return
 	}
-	if in.m.query["query"] != nil || in.m.query["operationName"] != nil || in.m.query["variables"] != nil {
+	if in.m.query["query"] != nil || in.m.query["operationName"] != nil || in.m.query["variables"] != nil || in.m.query["extensions"] != nil || in.m.query["documentId"] != nil {
 		in.flag(ClassSource, "there is a GraphQL request in the query and in the body")
 	}
 	v, ok := in.jsonBody()
@@ -91,9 +91,9 @@ func (in *input) operation(msg, args map[string]any) (w rootFields, err error) {
 	default:
 		return w, fmt.Errorf("its variables are no object")
 	}
-	text, ok := msg["query"].(string)
-	if !ok || text == "" {
-		return w, fmt.Errorf("it holds no query text (a persisted query is known to the server alone)")
+	text, err := in.document(msg)
+	if err != nil {
+		return w, err
 	}
 	doc, err := parser.ParseQueryWithTokenLimit(&ast.Source{Input: text}, maxTokens)
 	if err != nil {

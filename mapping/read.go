@@ -35,6 +35,7 @@ var kinds = map[string]*kind{
 	"multipart": {name: "multipart", body: true, read: readMultipart},
 	"aws-query": {name: "aws-query", body: true, read: readAWSQuery},
 	"aws-json":  {name: "aws-json", body: true, read: readAWSJSON},
+	"aws-rest":  {name: "aws-rest", read: readAWSREST},
 	"graphql":   {name: "graphql", body: true, read: readGraphQL},
 	"json":      {name: "json", body: true, read: readJSON},
 }

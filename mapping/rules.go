@@ -33,6 +33,8 @@ type ruleDecl struct {
 	MCP      strictyaml.Val[string]   `yaml:"mcp"`
 	Quirks   []strictyaml.Val[string] `yaml:"quirks"`
 	Cases    []caseDecl               `yaml:"cases"`
+	// Persisted are GraphQL documents that may be called by their hash.
+	Persisted []strictyaml.Val[string] `yaml:"persisted"`
 }
 
 type matchDecl struct {
@@ -215,6 +217,7 @@ func (c *compiler) rule(f *ruleFile, d *ruleDecl, shared []Arg, seen map[string]
 		}
 		r.resource = append(r.resource, tpl)
 	}
+	c.persisted(r, d, kindName)
 	c.cases(r, d, kindName, shared)
 }
 

@@ -24,8 +24,9 @@ type Rule struct {
 	headers       []headerMatch
 	query         []headerMatch
 	cases         []ruleCase
-	names         []string // of path segments and host labels
-	deep          []string // those of names that stand for any number of segments
+	persisted     map[string]string // hash: document
+	names         []string          // of path segments and host labels
+	deep          []string          // those of names that stand for any number of segments
 	kind          *kind
 	mcp           string
 	shape         string
