@@ -21,6 +21,23 @@ type Explanation struct {
 	Identity    ExplainedIdentity `json:"identity"`
 	Policies    []ExplainedPolicy `json:"policies"`
 	Decision    evidence.Decision `json:"decision"`
+	// Calls are all calls of a request that holds several (a batch, a GraphQL
+	// document of more than one root field); what stands above is then the one
+	// that decides. Absent for one call.
+	Calls []ExplainedCall `json:"calls,omitempty"`
+}
+
+// ExplainedCall is one of several calls in a request, judged for itself.
+type ExplainedCall struct {
+	Tool        string           `json:"tool"`
+	Resource    string           `json:"resource"`
+	RiskTier    string           `json:"risk_tier"`
+	MappingRule string           `json:"mapping_rule"`
+	Args        []ExplainedArg   `json:"args"`
+	Problems    []ExplainedDoubt `json:"problems"`
+	Decision    string           `json:"decision"`
+	ReasonCode  string           `json:"reason_code"`
+	Decides     bool             `json:"decides"` // whether the request is judged by it
 }
 
 // ExplainedRequest is a request line.
@@ -136,17 +153,37 @@ func (r *Rules) Explain(head *mapping.Request, body []byte, user, goal string, n
 	for _, a := range c.reading.Ambiguous {
 		x.Ambiguous = append(x.Ambiguous, ExplainedDoubt{a.Class, a.Detail, a.Status})
 	}
-	if v.call.Rule.File != "" {
-		x.MappingRule = fmt.Sprintf("%s:%d", v.call.Rule.File, v.call.Rule.Line)
-	}
-	x.Args = explainArgs(v.call)
-	for _, p := range v.call.Problems {
-		x.Problems = append(x.Problems, ExplainedDoubt{Class: p.Arg, Detail: p.Detail})
+	x.MappingRule, x.Args, x.Problems = explainRule(v.call), explainArgs(v.call), explainProblems(v.call)
+	if calls := c.reading.Calls; len(calls) > 1 {
+		for i := range calls {
+			one := &calls[i]
+			d := r.decideOne(one, c.Identity, user, goal, nil, now)
+			x.Calls = append(x.Calls, ExplainedCall{
+				Tool: one.Tool, Resource: one.Resource, RiskTier: one.Risk, MappingRule: explainRule(one),
+				Args: explainArgs(one), Problems: explainProblems(one),
+				Decision: d.effect.String(), ReasonCode: d.policy.ReasonCode, Decides: one == v.call,
+			})
+		}
 	}
 	for _, s := range r.Policy.Explain(policyInput(v.call, c.Identity, user, goal, nil, now)) {
 		x.Policies = append(x.Policies, explainPolicy(s, usage, now))
 	}
 	return x
+}
+
+func explainRule(c *mapping.Call) string {
+	if c.Rule.File == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d", c.Rule.File, c.Rule.Line)
+}
+
+func explainProblems(c *mapping.Call) []ExplainedDoubt {
+	list := []ExplainedDoubt{}
+	for _, p := range c.Problems {
+		list = append(list, ExplainedDoubt{Class: p.Arg, Detail: p.Detail})
+	}
+	return list
 }
 
 func explainArgs(c *mapping.Call) []ExplainedArg {

@@ -161,6 +161,19 @@ func printExplanation(w io.Writer, x gate.Explanation) error {
 	for _, p := range x.Problems {
 		line("problem", "%s %s", p.Class, p.Detail)
 	}
+	for i, c := range x.Calls {
+		marks := ""
+		if c.Decides {
+			marks = " (decides)"
+		}
+		line("call", "%d of %d: %s on %s (%s, rule %s): %s (%s)%s", i+1, len(x.Calls), c.Tool, c.Resource, c.RiskTier, c.MappingRule, c.Decision, c.ReasonCode, marks)
+		for _, a := range c.Args {
+			line("", "  %s = %v (%s)", a.Name, a.Value, a.Type)
+		}
+		for _, p := range c.Problems {
+			line("", "  problem: %s %s", p.Class, p.Detail)
+		}
+	}
 	line("identity", "agent %s, tenant %s (%s)", x.Identity.AgentID, x.Identity.TenantID, x.Identity.Source)
 	if len(x.Policies) == 0 {
 		line("policy", "none covers %s: policy.default decides", x.Decision.Tool)
