@@ -37,8 +37,10 @@ func TestPersistedQueries(t *testing.T) {
 		{"extensions that are no object", `{"query":"{ viewer { login } }","extensions":"x"}`, "", ""},
 		{"null query beside a hash", `{"query":null,` + ext(view) + `}`, "a.query", ""},
 	} {
-		r := readAs(s, &Request{Method: "POST", Scheme: "https", Authority: "a.example", Target: "/graphql", ContentLength: int64(len(c.body)),
-			Header: map[string][]string{"Content-Type": {"application/json"}}}, c.body)
+		r := readAs(s, &Request{
+			Method: "POST", Scheme: "https", Authority: "a.example", Target: "/graphql", ContentLength: int64(len(c.body)),
+			Header: map[string][]string{"Content-Type": {"application/json"}},
+		}, c.body)
 		if refused := len(r.Ambiguous) > 0; refused != (c.tool == "") {
 			t.Errorf("%s: %+v", c.name, r.Ambiguous)
 			continue
