@@ -34,7 +34,8 @@ func readGraphQL(in *input) {
 		in.graphql(msg)
 		return
 	}
-	if in.m.query["query"] != nil || in.m.query["operationName"] != nil || in.m.query["variables"] != nil || in.m.query["extensions"] != nil || in.m.query["documentId"] != nil {
+	if in.m.query["query"] != nil || in.m.query["operationName"] != nil || in.m.query["variables"] != nil || in.m.query["extensions"] != nil ||
+		slices.ContainsFunc(documentNames, func(name string) bool { return in.m.query[name] != nil }) {
 		in.flag(ClassSource, "there is a GraphQL request in the query and in the body")
 	}
 	v, ok := in.jsonBody()

@@ -49,6 +49,16 @@ func TestPersistedQueries(t *testing.T) {
 			t.Errorf("%s: %s on %s", c.name, got.Tool, got.Resource)
 		}
 	}
+	body := `{"query":"{ viewer { login } }"}`
+	for target, want := range map[string]int{"/graphql": 0, "/graphql?op=x": 0, "/graphql?doc_id=7": 1, "/graphql?extensions=%7B%7D": 1} {
+		r := readAs(s, &Request{
+			Method: "POST", Scheme: "https", Authority: "a.example", Target: target, ContentLength: int64(len(body)),
+			Header: map[string][]string{"Content-Type": {"application/json"}},
+		}, body)
+		if len(r.Ambiguous) != want {
+			t.Errorf("%s: %+v", target, r.Ambiguous)
+		}
+	}
 	for _, bad := range []string{
 		strings.Replace(persistedRules, "{ viewer { login } }", "{ viewer {", 1),
 		"rules: [{ match: { host: a.example, path: /x }, tool: a.x, args: json, persisted: ['{ a }'] }]",
