@@ -1,0 +1,3 @@
+export { ActPass, type Action, type ActPassOptions, type GuardOptions, type GuardResult } from './client.js'
+export { ActPassError, ExpiredError, HeldError, MisusedError, RefusedError, UnreachableError } from './errors.js'
+export type * from './wire.js'

@@ -1,0 +1,218 @@
+// Made from api/openapi.yaml by `npm run wire`. Do not edit.
+
+export type Approval = {
+  id: string
+  state: ApprovalState
+  tool: string
+  resource: string
+  risk_tier: RiskTier
+  /** With secrets redacted. */
+  args: { [name: string]: unknown }
+  agent_id: string
+  user_id: string
+  goal: string
+  reason_code: string
+  summary: string
+  policy: string
+  rule: string
+  /** Groups; empty for any approver. */
+  approvers: Array<string>
+  /** Different keys that must approve. */
+  required: number
+  votes: Array<Vote>
+  created_at: Time
+  expires_at: Time
+  decided_at: TimeOrNull
+  use_before: TimeOrNull
+  /** The event that opened it. */
+  event_id: string
+  request: Request | null
+  /** The event that used it; empty before. */
+  consumed_by: string
+  /** In the answer to the word that approved it, and nowhere else: the right to make this one request. It and the request's own retry share one use. */
+  passport_token?: string
+  passport_expires_at?: Time
+}
+
+export type ApprovalState = "pending" | "approved" | "denied" | "expired" | "cancelled" | "consumed"
+
+export type Constraints = { [name: string]: unknown }
+
+export type Decision = {
+  decision: DecisionWord
+  reason_code: string
+  risk_tier: RiskTier
+  explain: Explain
+  evidence_event_id: string
+  mode: Mode
+  enforcement: Enforcement
+  would: Would
+  approval_request_id?: string
+  policy_hash?: string
+  mapping_hash?: string
+  tool: string
+  resource: string
+}
+
+export type DecisionWord = "allow" | "deny" | "require_approval" | "warn" | "require_tool_reapproval"
+
+export type Enforcement = "none" | "warn" | "block" | "hold"
+
+export type ErrorBody = {
+  error: {
+    /** Stable, as in invalid_request or approval.illegal_state. */
+    code: string
+    /** A sentence for people. */
+    message: string
+    /** Of the request; nested ones are joined by dots. */
+    field?: string
+  }
+}
+
+export type Explain = {
+  summary: string
+  matched_rules: Array<string>
+  next_steps: Array<string>
+}
+
+export type IssuedPassport = {
+  /** A JWS. Send it as ActPass-Passport, or as `passport` of a preflight. */
+  token: string
+  jti: string
+  expires_at: Time
+}
+
+export type JWKS = {
+  keys: Array<{
+    kty: "OKP"
+    crv: "Ed25519"
+    /** Base64url. */
+    x: string
+    kid: string
+    use: "sig"
+    alg: "EdDSA"
+  }>
+}
+
+export type Mode = "monitor" | "warn" | "enforce" | "strict"
+
+export type ModeOrNone = "" | "monitor" | "warn" | "enforce" | "strict"
+
+export type NewPassport = {
+  agent_id: string
+  user_id?: string
+  goal?: string
+  /** Names, or globs in which * stands for any run of characters. */
+  allowed_tools: Array<string>
+  /** Names or globs, as above. */
+  allowed_resources: Array<string>
+  resource_constraints?: Constraints
+  /** The highest risk that it allows; without it any. */
+  risk_tier?: "" | "low" | "medium" | "high" | "critical"
+  /** The one request that it is for. */
+  approval_hash?: string
+  /** Without it, the sidecar's own. */
+  audience?: string
+  /** The claim's name for `audience`. */
+  aud?: string
+  /** The key's own, or absent. */
+  tenant_id?: string
+  /** Seconds; without it 300. */
+  ttl?: number
+}
+
+export type Outcome = {
+  state: "succeeded" | "failed" | "unknown"
+  /** HTTP status of the provider's answer. */
+  status?: number
+  error?: string
+}
+
+export type PassportClaims = {
+  iss: string
+  aud: string
+  /** Seconds since 1970. */
+  exp: number
+  /** Seconds since 1970. */
+  iat: number
+  jti: string
+  tenant_id: string
+  agent_id: string
+  user_id?: string
+  goal?: string
+  allowed_tools: Array<string>
+  allowed_resources: Array<string>
+  resource_constraints?: Constraints
+  risk_tier?: RiskTier
+  approval_hash?: string
+}
+
+export type PassportVerdict = {
+  valid: boolean
+  claims?: PassportClaims
+  /** What is wrong, as in passport.expired. */
+  reason_code?: string
+  message?: string
+}
+
+export type Preflight = {
+  tool: string
+  resource?: string
+  /** Numbers are taken exactly as written. The tool's declared argument types apply as they do to traffic. */
+  args?: { [name: string]: unknown }
+  agent_id: string
+  user_id?: string
+  goal?: string
+  /** Can only tighten what is set for the key or agent. */
+  mode?: ModeOrNone
+  passport?: string
+  idempotency_key?: string
+  intent?: "" | "execute"
+}
+
+export type Reported = {
+  evidence_event_id: string
+  state: "succeeded" | "failed" | "unknown"
+}
+
+export type Request = {
+  method: string
+  authority: string
+  path: string
+  content_type?: string
+  body_sha256?: string
+  /** Of the body; -1 when not known. */
+  bytes: number
+}
+
+export type RevokePassport = {
+  jti: string
+  reason?: string
+}
+
+export type RevokedPassport = {
+  jti: string
+  revoked_at: Time
+}
+
+export type RiskTier = "low" | "medium" | "high" | "critical"
+
+export type Time = string
+
+export type TimeOrNull = string | null
+
+export type VerifyPassport = {
+  token: string
+  /** Without it, the sidecar's own. */
+  audience?: string
+}
+
+export type Vote = {
+  key_id: string
+  name: string
+  decision: "approve" | "deny" | "escalate"
+  reason: string
+  time: Time
+}
+
+export type Would = { [name: string]: Enforcement }

@@ -1,0 +1,95 @@
+// The real binary, built here: every mode, the record, and races.
+import assert from 'node:assert/strict'
+import { execFileSync, spawn } from 'node:child_process'
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { after, before, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { ActPass, HeldError, MisusedError, RefusedError } from '../dist/esm/index.js'
+
+const root = fileURLToPath(new URL('../../..', import.meta.url))
+const dir = mkdtempSync(join(tmpdir(), 'actpass-sdk-'))
+let sidecar, baseUrl, admin, agent, agentKey
+const refund = (amount, more) => ({ tool: 'stripe.refund.create', resource: 'stripe:charge:ch_123', args: { amount, currency: 'usd' }, goal: 'resolve_refund_request', userId: 'user_456', ...more })
+
+before(async () => {
+  const bin = join(dir, 'actpass')
+  execFileSync('go', ['build', '-o', bin, './cmd/actpass'], { cwd: root, stdio: 'inherit' })
+  mkdirSync(join(dir, 'policies'))
+  copyFileSync(join(root, 'policies/refund_policy.yaml'), join(dir, 'policies/refund_policy.yaml'))
+  const config = join(dir, 'config.yaml')
+  writeFileSync(config, 'mode: monitor\nidentity: { tenant_id: acme, agent_id: support_agent }\nlisten: { proxy: "127.0.0.1:0", reverse: "127.0.0.1:0", api: "127.0.0.1:0" }\npolicy: { files: [./policies/*.yaml] }\n')
+  sidecar = spawn(bin, ['serve', '--config', config], { stdio: ['ignore', 'ignore', 'pipe'] })
+  baseUrl = await new Promise((done, fail) => {
+    sidecar.once('exit', () => fail(new Error('the sidecar ended')))
+    createInterface({ input: sidecar.stderr }).on('line', (l) => { if (l.includes('"msg":"ready"')) done('http://' + JSON.parse(l).api) })
+  })
+  const key = (...args) => execFileSync(bin, ['keys', 'create', '--config', config, ...args], { encoding: 'utf8' }).trim()
+  admin = key('--name', 'admin', '--role', 'admin')
+  agentKey = key('--name', 'a', '--role', 'gateway', '--agent', 'support_agent')
+  agent = new ActPass({ apiKey: agentKey, tenantId: 'acme', agentId: 'support_agent', baseUrl })
+})
+after(async () => { const gone = new Promise((done) => sidecar.once('exit', done)); sidecar.kill(); await gone; rmSync(dir, { recursive: true, force: true }) })
+
+const event = async (id) => (await fetch(`${baseUrl}/api/v1/evidence/events/${id}`, { headers: { authorization: 'Bearer ' + admin } })).json()
+
+test('allow runs, and the outcome is in the event', async () => {
+  const r = await agent.guard({ ...refund(4900), mode: 'enforce', execute: async () => ({ id: 're_1' }) })
+  assert.deepEqual([r.decision.decision, r.decision.reason_code, r.result, r.error, r.reported], ['allow', 'refund.small_in_scope', { id: 're_1' }, undefined, true])
+  assert.equal((await event(r.decision.evidence_event_id)).outcome.state, 'forwarded')
+})
+
+test('a deny names the rule, and runs nothing', async () => {
+  for (const mode of ['enforce', 'strict']) {
+    const r = await agent.guard({ ...refund(75000), mode, execute: () => assert.fail('run') })
+    assert.ok(r.error instanceof RefusedError)
+    if (mode === 'enforce') assert.match(r.error.message, /large_refund.*refund\.over_limit/)
+  }
+})
+
+test('monitor and warn run what policy denies', async () => {
+  const m = await agent.guard({ ...refund(75000), mode: 'monitor', execute: () => 1 })
+  assert.deepEqual([m.result, m.decision.decision, m.decision.would.enforce], [1, 'deny', 'block'])
+  const w = await agent.guard({ ...refund(75000), mode: 'warn', execute: () => 1 })
+  assert.deepEqual([w.result, w.decision.decision], [1, 'warn'])
+  assert.ok(w.warning)
+})
+
+test('a hold is returned, and attaches to the same approval', async () => {
+  const go = () => agent.guard({ ...refund(20000), mode: 'enforce', execute: () => assert.fail('run') })
+  const [a, b] = [await go(), await go()]
+  assert.ok(a.error instanceof HeldError)
+  assert.equal(a.error.approvalId, b.error.approvalId)
+  assert.equal((await agent.waitForApproval(a.error.approvalId, { timeoutMs: 50 })).state, 'pending')
+})
+
+test('a passport is used by one of twenty at once', async () => {
+  const boss = new ActPass({ apiKey: admin, agentId: 'support_agent', baseUrl })
+  const { token, jti } = await boss.issuePassport({ agent_id: 'support_agent', allowed_tools: ['stripe.refund.*'], allowed_resources: ['*'] })
+  assert.equal((await agent.verifyPassport(token)).claims.jti, jti)
+  let ran = 0
+  await Promise.all(Array.from({ length: 20 }, () => agent.guard({ ...refund(100), passport: token, mode: 'strict', execute: () => { ran++ } })))
+  assert.equal(ran, 1)
+  const other = await boss.issuePassport({ agent_id: 'support_agent', allowed_tools: ['*'], allowed_resources: ['*'] })
+  await boss.revokePassport(other.jti, 'test')
+  assert.equal((await agent.verifyPassport(other.token)).reason_code, 'passport.revoked')
+})
+
+test('an abort before the answer runs nothing', async () => {
+  await assert.rejects(agent.guard({ ...refund(100), signal: AbortSignal.abort(new Error('enough')), execute: () => assert.fail('run') }), /enough/)
+})
+
+test('another agent than the key\'s is misuse', async () => {
+  const r = new ActPass({ apiKey: 'sk_live_unknown', agentId: 'support_agent', baseUrl }).guard({ ...refund(1), execute: () => assert.fail('run') })
+  await assert.rejects(r, (e) => e instanceof MisusedError && e.status === 401 && !e.message.includes('sk_live_unknown'))
+})
+
+test('the README\'s snippet, as it stands', () => {
+  const [, snippet] = readFileSync(new URL('../README.md', import.meta.url), 'utf8').match(/```js\n([^]*?)```/)
+  // The package finds itself by its name from inside its own directory.
+  const cwd = fileURLToPath(new URL('..', import.meta.url))
+  const out = execFileSync(process.execPath, ['--input-type=module', '-e', snippet], { cwd, encoding: 'utf8', env: { ...process.env, ACTPASS_API_KEY: agentKey, ACTPASS_URL: baseUrl } })
+  assert.equal(out, 'refunded re_123 because refund.small_in_scope\n')
+})
