@@ -7,19 +7,19 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { after, before, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { ActPass, HeldError, MisusedError, RefusedError } from '../dist/esm/index.js'
+import { ActPass, HeldError, MisusedError, RefusedError, verifyEvidence } from '../dist/esm/index.js'
 
 const root = fileURLToPath(new URL('../../..', import.meta.url))
 const dir = mkdtempSync(join(tmpdir(), 'actpass-sdk-'))
-let sidecar, baseUrl, admin, agent, agentKey
+let config, bin, sidecar, baseUrl, admin, agent, agentKey
 const refund = (amount, more) => ({ tool: 'stripe.refund.create', resource: 'stripe:charge:ch_123', args: { amount, currency: 'usd' }, goal: 'resolve_refund_request', userId: 'user_456', ...more })
 
 before(async () => {
-  const bin = join(dir, 'actpass')
+  bin = join(dir, 'actpass')
   execFileSync('go', ['build', '-o', bin, './cmd/actpass'], { cwd: root, stdio: 'inherit' })
   mkdirSync(join(dir, 'policies'))
   copyFileSync(join(root, 'policies/refund_policy.yaml'), join(dir, 'policies/refund_policy.yaml'))
-  const config = join(dir, 'config.yaml')
+  config = join(dir, 'config.yaml')
   writeFileSync(config, 'mode: monitor\nidentity: { tenant_id: acme, agent_id: support_agent }\nlisten: { proxy: "127.0.0.1:0", reverse: "127.0.0.1:0", api: "127.0.0.1:0" }\npolicy: { files: [./policies/*.yaml] }\n')
   sidecar = spawn(bin, ['serve', '--config', config], { stdio: ['ignore', 'ignore', 'pipe'] })
   baseUrl = await new Promise((done, fail) => {
@@ -92,4 +92,20 @@ test('the README\'s snippet, as it stands', () => {
   const cwd = fileURLToPath(new URL('..', import.meta.url))
   const out = execFileSync(process.execPath, ['--input-type=module', '-e', snippet], { cwd, encoding: 'utf8', env: { ...process.env, ACTPASS_API_KEY: agentKey, ACTPASS_URL: baseUrl } })
   assert.equal(out, 'refunded re_123 because refund.small_in_scope\n')
+})
+
+test('an exported bundle verifies, and no changed byte of it does', () => {
+  const file = join(dir, 'bundle')
+  writeFileSync(file, execFileSync(bin, ['evidence', 'export', '--config', config]))
+  const bundle = readFileSync(file)
+  const good = verifyEvidence(bundle)
+  assert.ok(good.records.length > 5 && good.treeSize >= good.records.length)
+  assert.equal(verifyEvidence(bundle, good.publicKey).records.length, good.records.length)
+  assert.throws(() => verifyEvidence(bundle, good.publicKey + 'x'), /another key/)
+  for (let i = 0; i < bundle.length; i += bundle.length > 20000 ? 7 : 1) {
+    const bad = Buffer.from(bundle)
+    bad[i] ^= 1
+    assert.throws(() => verifyEvidence(bad), undefined, 'byte ' + i)
+  }
+  assert.throws(() => verifyEvidence(bundle.subarray(0, -1)), /cut off/)
 })
