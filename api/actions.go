@@ -50,10 +50,19 @@ func (s *server) preflight(w http.ResponseWriter, r *http.Request, id gate.Ident
 	if err := checkMode(b.Mode); err != nil {
 		return err
 	}
-	d, refused, err := s.Gate.Preflight(r.Context(), id, gate.Preflight{
+	ask := gate.Preflight{
 		Tool: b.Tool, Resource: b.Resource, Args: b.Args, AgentID: b.AgentID, UserID: b.UserID, Goal: b.Goal,
 		Mode: b.Mode, Passport: b.Passport, IdempotencyKey: b.IdempotencyKey, Intent: b.Intent,
-	})
+	}
+	attempt := r.Header.Get("Idempotency-Key")
+	if len(attempt) > 256 {
+		return invalid("Idempotency-Key", "must be at most 256 bytes")
+	}
+	d, refused, err := s.answers.preflight(r.Context(), s.Gate, id, attempt, ask)
+	var said *Error
+	if errors.As(err, &said) {
+		return err
+	}
 	if err != nil {
 		return about("action", evidenceDown, err)
 	}

@@ -118,6 +118,7 @@ type server struct {
 	routes  []route
 	limiter *limiter
 	words   words
+	answers answers
 	verify  chan struct{} // one verification or simulation at a time: it reads the whole log
 	ready   readyLog
 }

@@ -84,6 +84,9 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 	c.judgePreflight(ctx, g, p.Mode)
 	v := &c.verdict
 	g.limit(ctx, c, p.Intent == IntentExecute)
+	if p.Intent == IntentExecute && v.do(c.mode) == enforceHold && g.approvedAlready(ctx, c, &p) && c.limited() {
+		g.share(ctx, c, c.approval, true)
+	}
 	if do := v.do(c.mode); p.Intent == IntentExecute && do != enforceBlock && do != enforceHold {
 		// The caller acts on this answer: what is good for one use is used now.
 		if err := g.claim(ctx, c); err != nil {
@@ -136,6 +139,26 @@ func (c *call) judgePreflight(ctx context.Context, g *Gate, asked string) {
 	c.verdict = v
 	c.describe(g, nil)
 	c.event.Request = nil // there is none
+}
+
+// approvedAlready lets an action go on that its caller asked about before and
+// that was approved since, by exactly the rule that asks now. The caller needs no
+// passport for it, as a held call's own retry needs none; the approval is used by
+// claim, once. An error of the store changes nothing here: the question stays.
+func (g *Gate) approvedAlready(ctx context.Context, c *call, p *Preflight) bool {
+	v := &c.verdict
+	name, err := fingerprintPreflight(c.Identity, p.Tool, p.Resource, c.reading.Calls[0].Args, p.IdempotencyKey)
+	if err != nil {
+		return false
+	}
+	last, err := g.store.LatestApproval(ctx, c.Identity.TenantID, askedBy(name, v.policy.RuleHash))
+	if err != nil || last.State != ApprovalApproved || !g.now().Before(last.UseBefore) {
+		return false
+	}
+	v.effect, c.approval = policy.Allow, last.ID
+	v.policy.Summary = fmt.Sprintf("%s Approved as %s.", v.policy.Summary, last.ID)
+	v.policy.NextSteps = nil
+	return true
 }
 
 // preflightOutcome: a pure question is over when it is answered; an action that
