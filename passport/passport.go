@@ -18,15 +18,18 @@ package passport
 
 import (
 	"crypto/ed25519"
-	"encoding/json"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/golang-jwt/jwt/v5"
 )
 
@@ -241,83 +244,102 @@ func (c *Claims) Current(want Expect) error {
 	return nil
 }
 
+// parse reads the three parts itself: a general library would read header and
+// claims twice over, at the price of another half of a verification. What it has
+// to hold on to is little: one algorithm, one form, no leniency.
 func parse(token string, keys Keys) (*Claims, error) {
-	var w wire
-	var reason error
-	// The claims are read from the verified payload by our own strict decoder
-	// below; the library checks structure, algorithm and signature.
-	parser := jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}), jwt.WithoutClaimsValidation(), jwt.WithStrictDecoding())
-	t, err := parser.ParseWithClaims(token, jwt.MapClaims{}, func(t *jwt.Token) (any, error) {
-		for name := range t.Header {
-			if name != "alg" && name != "kid" && name != "typ" {
-				reason = fail(ReasonMalformed, "the header member %q is not used here", clip(name))
-				return nil, reason
-			}
-		}
-		if t.Header["typ"] != Type {
-			reason = fail(ReasonMalformed, "typ is not %s", Type)
-			return nil, reason
-		}
-		kid, _ := t.Header["kid"].(string)
-		if !kidForm.MatchString(kid) {
-			reason = fail(ReasonKey, "kid is not a key's name")
-			return nil, reason
-		}
-		key, ok := keys(kid)
-		if !ok {
-			reason = fail(ReasonKey, "the key %q is not known, or no longer used", kid)
-			return nil, reason
-		}
-		return key, nil
-	})
-	switch {
-	case reason != nil:
-		return nil, reason
-	case errors.Is(err, jwt.ErrTokenSignatureInvalid) && t != nil && t.Method != nil && t.Method.Alg() != jwt.SigningMethodEdDSA.Alg():
-		return nil, fail(ReasonAlgorithm, "alg is %q, and only EdDSA is accepted", clip(t.Method.Alg()))
-	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
-		return nil, fail(ReasonSignature, "the signature does not fit")
-	case errors.Is(err, jwt.ErrTokenUnverifiable):
-		return nil, fail(ReasonAlgorithm, "only EdDSA is accepted")
-	case err != nil:
-		return nil, fail(ReasonMalformed, "it is not a token of this form")
+	head, rest, ok := strings.Cut(token, ".")
+	body, sig, more := strings.Cut(rest, ".")
+	if !ok || !more || strings.Contains(sig, ".") {
+		return nil, fail(ReasonMalformed, "it is not a token of this form: three parts with a dot between them")
 	}
-	payload, err := jwt.NewParser().DecodeSegment(strings.Split(token, ".")[1])
+	header, err := segment(head)
+	if err != nil {
+		return nil, fail(ReasonMalformed, "the header is not base64url")
+	}
+	payload, err := segment(body)
 	if err != nil {
 		return nil, fail(ReasonMalformed, "the claims are not base64url")
 	}
-	dec := json.NewDecoder(strings.NewReader(string(payload)))
-	dec.DisallowUnknownFields()
-	dec.UseNumber()
-	if err := dec.Decode(&w); err != nil {
+	signature, err := segment(sig)
+	if err != nil {
+		return nil, fail(ReasonMalformed, "the signature is not base64url")
+	}
+	key, err := signer(header, keys)
+	if err != nil {
+		return nil, err
+	}
+	if len(key) != ed25519.PublicKeySize || !ed25519.Verify(key, []byte(token[:len(token)-len(sig)-1]), signature) {
+		return nil, fail(ReasonSignature, "the signature does not fit")
+	}
+	var w wire
+	if err := json.Unmarshal(payload, &w, strict); err != nil {
 		return nil, fail(ReasonMalformed, "the claims do not have this form: %v", err)
 	}
 	w.ExpiresAt, w.IssuedAt = time.Unix(w.Exp, 0).UTC(), time.Unix(w.Iat, 0).UTC()
-	for k, v := range w.ResourceConstraints {
-		w.ResourceConstraints[k] = exact(v)
-	}
 	return &w.Claims, nil
 }
 
-// exact turns JSON numbers into int64 where they are whole.
-func exact(v any) any {
-	switch v := v.(type) {
-	case json.Number:
-		if i, err := v.Int64(); err == nil {
-			return i
-		}
-		f, _ := v.Float64()
-		return f
-	case []any:
-		for i := range v {
-			v[i] = exact(v[i])
-		}
-	case map[string]any:
-		for k := range v {
-			v[k] = exact(v[k])
+// signer finds the key that a header names, once all else in it is as it must be.
+func signer(header []byte, keys Keys) (ed25519.PublicKey, error) {
+	var h map[string]any
+	if err := json.Unmarshal(header, &h); err != nil {
+		return nil, fail(ReasonMalformed, "the header is not one JSON object")
+	}
+	if h["alg"] != "EdDSA" {
+		return nil, fail(ReasonAlgorithm, "alg is %q, and only EdDSA is accepted", clip(fmt.Sprint(h["alg"])))
+	}
+	for _, name := range sortedKeys(h) {
+		if name != "alg" && name != "kid" && name != "typ" {
+			return nil, fail(ReasonMalformed, "the header member %q is not used here", clip(name))
 		}
 	}
-	return v
+	if h["typ"] != Type {
+		return nil, fail(ReasonMalformed, "typ is %q, and must be %s", clip(fmt.Sprint(h["typ"])), Type)
+	}
+	kid, _ := h["kid"].(string)
+	if !kidForm.MatchString(kid) {
+		return nil, fail(ReasonKey, "the kid %q is not a key's name", clip(kid))
+	}
+	key, ok := keys(kid)
+	if !ok {
+		return nil, fail(ReasonKey, "the key %q is not known, or no longer used", kid)
+	}
+	return key, nil
+}
+
+// segment is base64url without padding, of which every byte counts: the decoder
+// would skip line breaks, and one token would have many spellings.
+func segment(s string) ([]byte, error) {
+	if strings.ContainsAny(s, "\r\n") {
+		return nil, errors.New("it has line breaks")
+	}
+	return base64.RawURLEncoding.Strict().DecodeString(s)
+}
+
+// strict takes the claims of the package comment and no others, each once, with
+// numbers in constraints kept exactly.
+var strict = json.JoinOptions(json.RejectUnknownMembers(true), json.WithUnmarshalers(json.UnmarshalFromFunc(exact)))
+
+// exact reads whole JSON numbers of a constraint as int64.
+func exact(dec *jsontext.Decoder, v *any) error {
+	if dec.PeekKind() != '0' {
+		return errors.ErrUnsupported
+	}
+	n, err := dec.ReadToken()
+	if err != nil {
+		return err
+	}
+	if i, err := strconv.ParseInt(n.String(), 10, 64); err == nil {
+		*v = i
+		return nil
+	}
+	f, err := strconv.ParseFloat(n.String(), 64)
+	if err != nil {
+		return fmt.Errorf("the number %s cannot be compared", clip(n.String()))
+	}
+	*v = f
+	return nil
 }
 
 func clip(s string) string {

@@ -1,8 +1,10 @@
 package passport
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"math/big"
 	"reflect"
 	"slices"
 	"strings"
@@ -36,7 +38,7 @@ func (c *Claims) Permits(a *Action) error {
 	case c.RiskTier != "" && tier(a.Risk) > tier(c.RiskTier):
 		return fail(ReasonRisk, "it allows risk up to %s, and the tool is %s", c.RiskTier, a.Risk)
 	case c.ApprovalHash != "" && c.ApprovalHash != a.RequestHash:
-		return fail(ReasonRequest, "it was made for one exact request, and this is another")
+		return fail(ReasonRequest, "it was made for the one request %q, and this is %q", clip(c.ApprovalHash), clip(a.RequestHash))
 	}
 	names := make([]string, 0, len(c.ResourceConstraints))
 	for name := range c.ResourceConstraints {
@@ -197,10 +199,10 @@ func bound(args map[string]any, arg string, limit any, most bool) error {
 	if _, isNumber := number(got); !isNumber {
 		return fail(ReasonConstraint, "args.%s is %s, and must be a number", arg, show(got, true))
 	}
-	switch cmp := compare(got, limit); {
-	case most && cmp > 0:
+	switch order := compare(got, limit); {
+	case most && order > 0:
 		return fail(ReasonConstraint, "args.%s is %v, and at most %v is allowed", arg, got, limit)
-	case !most && cmp < 0:
+	case !most && order < 0:
 		return fail(ReasonConstraint, "args.%s is %v, and at least %v is needed", arg, got, limit)
 	}
 	return nil
@@ -247,28 +249,28 @@ func number(v any) (float64, bool) {
 	return 0, false
 }
 
-// compare is exact where both are whole.
+// compare is exact: two whole numbers as they are, and a whole number against a
+// fraction without rounding either, which beyond 2^53 would let more through.
 func compare(a, b any) int {
-	if i, ok := a.(int64); ok {
-		if j, ok := whole(b); ok {
-			switch {
-			case i < j:
-				return -1
-			case i > j:
-				return 1
-			}
-			return 0
-		}
+	i, aWhole := whole(a)
+	j, bWhole := whole(b)
+	if aWhole && bWhole {
+		return cmp.Compare(i, j)
 	}
-	x, _ := number(a)
-	y, _ := number(b)
-	switch {
-	case x < y:
-		return -1
-	case x > y:
-		return 1
+	if aWhole == bWhole {
+		x, _ := number(a)
+		y, _ := number(b)
+		return cmp.Compare(x, y)
 	}
-	return 0
+	return precise(a).Cmp(precise(b))
+}
+
+func precise(v any) *big.Float {
+	if i, ok := whole(v); ok {
+		return new(big.Float).SetInt64(i)
+	}
+	f, _ := number(v)
+	return big.NewFloat(f)
 }
 
 func whole(v any) (int64, bool) {
