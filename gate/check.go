@@ -38,6 +38,7 @@ type call struct {
 	asked       string           // hash of the rule that asks for one
 	idempotency string           // key of a preflight
 	claimed     string           // jti whose use was taken
+	consumed    bool             // the approval of its passport was used for this call
 }
 
 // Check judges one call. Exactly one of permit and refusal is not nil; should
@@ -250,9 +251,7 @@ func (g *Gate) permit(ctx context.Context, c *call) (*Permit, *Refusal) {
 		c.event.Notes = append(c.event.Notes, err.Error())
 		if c.verdict.do(c.mode) == enforceBlock {
 			g.flying.land(c.approval)
-			if c.reservation == c.id {
-				g.release(c.Identity.TenantID, c.id)
-			}
+			g.unreserve(c)
 			return nil, g.block(ctx, c)
 		}
 	}
@@ -330,9 +329,7 @@ func (g *Gate) unrecordable(c *call, cause error) *Refusal {
 	d := c.rules.render(&c.verdict, c.mode, c.id)
 	g.decided(&d)
 	g.log.Error("call refused: evidence cannot be written", zap.String("event", c.id), zap.Error(cause))
-	if c.reservation == c.id {
-		g.release(c.Identity.TenantID, c.id)
-	}
+	g.unreserve(c)
 	g.unclaim(c.Identity.TenantID, c.claimed, c.id)
 	g.flying.land(c.approval)
 	return c.refusal(503, d)

@@ -261,11 +261,13 @@ func (g *Gate) useApproval(ctx context.Context, c *call, a Approval) (*Permit, *
 	case err != nil:
 		return nil, g.refuseApproval(ctx, c, a, 503, ReasonApprovals, "the approval could not be used, because the store did not answer", true)
 	}
+	c.consumed = true
 	g.flying.start(a.ID)
 	g.recordTransitions(ctx)
 	g.waits.wake(a.ID)
 	if err := g.recordOutcome(ctx, c.id, evidence.Outcome{State: evidence.StatePending}); err != nil {
 		g.flying.land(a.ID)
+		g.unreserve(c)
 		return nil, g.refuseApproval(ctx, c, used, 503, ReasonEvidence, "the release could not be put on record, so nothing was sent", true)
 	}
 	c.out.Once = true
@@ -273,6 +275,7 @@ func (g *Gate) useApproval(ctx context.Context, c *call, a Approval) (*Permit, *
 		var e *passport.Error
 		if errors.As(err, &e) {
 			g.flying.land(a.ID)
+			g.unreserve(c)
 			return nil, g.refuseApproval(ctx, c, used, 403, e.Code, "the passport is not valid any more: "+e.Detail, true)
 		}
 	}

@@ -85,6 +85,17 @@ func (g *Gate) count(ctx context.Context, tenant, id string, uses []Use, now tim
 	return used, full, err
 }
 
+// unreserve gives back the shares of a call that does not leave after all. Those
+// under an approval's id stay for its other attempts, unless it was used for this
+// one: then there are none, and its end has been, so nothing else would.
+func (g *Gate) unreserve(c *call) {
+	if c.reservation == "" || c.reservation != c.id && !c.consumed {
+		return
+	}
+	g.release(c.Identity.TenantID, c.reservation)
+	c.reservation = ""
+}
+
 func fits(u Use, used int64) bool { return u.Force || u.Amount <= u.Max-used }
 
 // exceeded makes the verdict that of the limits that do not fit.

@@ -43,7 +43,6 @@ func (a *Authority) find(kid string) (ed25519.PublicKey, bool) {
 // invalid.
 func (g *Gate) SetAuthority(a *Authority) {
 	g.authority.Store(a)
-	g.verified.drop()
 }
 
 // JWKS are the public keys, for those who verify elsewhere.
@@ -61,30 +60,31 @@ func (g *Gate) JWKS() passport.JWKS {
 // same token until it is used. Times and revocation are looked at each time.
 type verifiedTokens struct {
 	mu sync.RWMutex
+	by *Authority // whose keys they were checked with: dropped keys vouch for nothing
 	m  map[string]*passport.Claims
 }
 
 const maxVerified = 4096
 
-func (v *verifiedTokens) get(token string) *passport.Claims {
+func (v *verifiedTokens) get(a *Authority, token string) *passport.Claims {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
+	if v.by != a {
+		return nil
+	}
 	return v.m[token]
 }
 
-func (v *verifiedTokens) put(token string, c *passport.Claims) {
+// put remembers what a's keys verified. A verification that a change of keys
+// overtook must not put its token among those of the new ones; at worst it
+// empties the memory, and they are verified again.
+func (v *verifiedTokens) put(a *Authority, token string, c *passport.Claims) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.m == nil || len(v.m) >= maxVerified {
-		v.m = make(map[string]*passport.Claims)
+	if v.m == nil || v.by != a || len(v.m) >= maxVerified {
+		v.m, v.by = make(map[string]*passport.Claims), a
 	}
 	v.m[token] = c
-}
-
-func (v *verifiedTokens) drop() {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.m = nil
 }
 
 // verify checks token against the authority; audience "" is the authority's own.
@@ -97,12 +97,12 @@ func (g *Gate) verify(token, audience string) (*passport.Claims, error) {
 	if audience != "" {
 		want.Audience = audience
 	}
-	if c := g.verified.get(token); c != nil {
+	if c := g.verified.get(a, token); c != nil {
 		return c, c.Current(want)
 	}
 	c, err := passport.Verify(token, a.find, want)
 	if err == nil {
-		g.verified.put(token, c)
+		g.verified.put(a, token, c)
 	}
 	return c, err
 }
@@ -300,6 +300,7 @@ func (g *Gate) claim(ctx context.Context, c *call) error {
 			g.Fault("store", fmt.Errorf("use approval %s: %w", c.approval, err))
 			return &passport.Error{Code: ReasonApprovals, Detail: "the approval could not be used, because the store did not answer"}
 		}
+		c.consumed = true
 		g.flying.start(c.approval)
 		g.recordTransitions(ctx)
 		g.waits.wake(c.approval)
@@ -422,7 +423,12 @@ func (g *Gate) issue(ctx context.Context, actor Identity, n NewPassport, jti str
 		return Issued{}, err
 	}
 	// On record before it can be used.
+	bounds, err := json.Marshal(n.ResourceConstraints)
+	if err != nil {
+		return Issued{}, fmt.Errorf("issue a passport: %w", err)
+	}
 	err = g.noteFor(ctx, actor, evidence.KindPassport, "passport issued", map[string]string{
+		"kid": a.Keys[0].ID, "constraints": clipTo(string(bounds), 2048), "risk_tier": n.RiskTier,
 		"jti": jti, "agent_id": n.AgentID, "user_id": n.UserID, "goal": clip(n.Goal), "tools": clip(strings.Join(n.AllowedTools, " ")),
 		"resources": clip(strings.Join(n.AllowedResources, " ")), "expires_at": claims.ExpiresAt.UTC().Format(time.RFC3339),
 	})

@@ -93,6 +93,9 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 			v.passport, v.passportErr = passportInvalid, err
 			c.event.Flags = append(c.event.Flags, FlagPassport)
 			c.event.Notes = append(c.event.Notes, err.Error())
+			if v.do(c.mode) == enforceBlock {
+				g.unreserve(c)
+			}
 		}
 		g.flying.land(c.approval)
 	}
@@ -118,7 +121,7 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 	c.event.Decision = d
 	c.event.Outcome = preflightOutcome(&d, p.Intent)
 	if err := g.record(ctx, &c.event); err != nil && blocking(c.mode) {
-		g.release(id.TenantID, c.id)
+		g.unreserve(c)
 		g.unclaim(id.TenantID, c.claimed, c.id)
 		return evidence.Decision{}, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}

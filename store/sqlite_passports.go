@@ -10,13 +10,18 @@ import (
 	"github.com/actpass/sidecar/gate"
 )
 
+// passportGrace is for how long after its end the use or the revocation of a
+// passport is kept: a clock that was ahead by less, and is set right, must not
+// find a passport good again that was used or revoked before.
+const passportGrace = 7 * 24 * time.Hour
+
 // ClaimPassport implements gate.Store.
 func (s *SQLite) ClaimPassport(ctx context.Context, tenant, jti, eventID string, expires time.Time) error {
 	if tenant == "" || jti == "" || eventID == "" || expires.IsZero() {
 		return misuse("a passport is claimed by tenant, jti, event and expiry")
 	}
 	err := s.w.do(ctx, func(b *batch) error {
-		if err := b.run(`DELETE FROM passports WHERE expires_at < ?`, micros(time.Now())); err != nil {
+		if err := b.run(`DELETE FROM passports WHERE expires_at < ?`, micros(time.Now().Add(-passportGrace))); err != nil {
 			return err
 		}
 		var used string

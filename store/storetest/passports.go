@@ -42,6 +42,18 @@ func testPassports(t *testing.T, s *suite) {
 	check(s.RevokePassport(s.ctx, "acme", "ap_2", "again", time.Now(), soon), nil)
 	check(s.ClaimPassport(s.ctx, "acme", "ap_2", "ev_3", soon), gate.ErrRevoked)
 	check(s.ReleasePassport(s.ctx, "acme", "ap_9", "ev_3"), nil)
+	// Uses and revocations outlive their passport by days: the clock that says that
+	// it has ended may be set back.
+	for jti, want := range map[string]error{"ap_used": gate.ErrIllegalState, "ap_gone": gate.ErrRevoked} {
+		ended := time.Now().Add(-6 * 24 * time.Hour)
+		if want == gate.ErrRevoked {
+			check(s.RevokePassport(s.ctx, "acme", jti, "lost", ended, ended), nil)
+		} else {
+			check(s.ClaimPassport(s.ctx, "acme", jti, "ev_1", ended), nil)
+		}
+		check(s.ClaimPassport(s.ctx, "acme", "ap_next"+jti, "ev_1", soon), nil) // forgets what may be
+		check(s.ClaimPassport(s.ctx, "acme", jti, "ev_2", soon), want)
+	}
 
 	var wg sync.WaitGroup
 	var won atomic.Int64
