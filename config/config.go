@@ -71,6 +71,10 @@ type Listen struct {
 	Proxy   string `yaml:"proxy"`   // forward proxy, default 127.0.0.1:8080
 	Reverse string `yaml:"reverse"` // base URLs, default 127.0.0.1:8081
 	API     string `yaml:"api"`     // preflight, keys, approvals, evidence, default 127.0.0.1:8090
+	// Transparent takes connections that the kernel redirects (Linux), default off.
+	// localhost:PORT listens on 127.0.0.1 and on ::1, where redirects of either
+	// family arrive.
+	Transparent string `yaml:"transparent"`
 }
 
 // Intercept says which CONNECTs are opened and read.
@@ -87,6 +91,9 @@ type Upstream struct {
 	// ResponseTimeout bounds the wait for an answer's first byte, default 10m:
 	// models think long.
 	ResponseTimeout Duration `yaml:"response_timeout"`
+	// Mark is the mark (SO_MARK) of connections to upstreams, 0 for none: for redirect
+	// rules that know the sidecar by it rather than by its uid. Needs CAP_NET_ADMIN.
+	Mark int `yaml:"mark"`
 	// ConnectTimeout bounds dialling and the TLS handshake each, default 10s.
 	ConnectTimeout Duration `yaml:"connect_timeout"`
 }
@@ -165,7 +172,7 @@ func Default() *Config {
 		Mode:      "monitor",
 		DataDir:   "./data",
 		Identity:  Identity{TenantID: "default", AgentID: "agent"},
-		Listen:    Listen{Proxy: "127.0.0.1:8080", Reverse: "127.0.0.1:8081", API: "127.0.0.1:8090"},
+		Listen:    Listen{Proxy: "127.0.0.1:8080", Reverse: "127.0.0.1:8081", API: "127.0.0.1:8090", Transparent: "off"},
 		Intercept: Intercept{Scope: "all"},
 		Upstream:  Upstream{ResponseTimeout: Duration(10 * time.Minute), ConnectTimeout: Duration(10 * time.Second)},
 		Mapping:   Mapping{Unmapped: "generic"},

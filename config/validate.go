@@ -129,7 +129,7 @@ func Off(address string) bool { return address == "" || address == "off" }
 func (c *Config) validateListen(at func(string) strictyaml.Pos, faults *strictyaml.Faults) {
 	used := map[string]string{}
 	for _, l := range []struct{ path, address string }{
-		{"listen.proxy", c.Listen.Proxy}, {"listen.reverse", c.Listen.Reverse}, {"listen.api", c.Listen.API},
+		{"listen.proxy", c.Listen.Proxy}, {"listen.reverse", c.Listen.Reverse}, {"listen.api", c.Listen.API}, {"listen.transparent", c.Listen.Transparent},
 	} {
 		if Off(l.address) {
 			continue
@@ -149,7 +149,7 @@ func (c *Config) validateListen(at func(string) strictyaml.Pos, faults *strictya
 		}
 		used[key] = l.path
 	}
-	if Off(c.Listen.Proxy) && Off(c.Listen.Reverse) && Off(c.Listen.API) {
+	if Off(c.Listen.Proxy) && Off(c.Listen.Reverse) && Off(c.Listen.API) && Off(c.Listen.Transparent) {
 		faults.Addf(at("listen"), "every door is off: nothing would listen")
 	}
 }
@@ -172,6 +172,9 @@ func (c *Config) validateUpstream(at func(string) strictyaml.Pos, faults *strict
 		if n, perr := strconv.Atoi(port); err != nil || host == "" || perr != nil || n < 1 || n > 65535 {
 			faults.Addf(at(p+".address"), "`%s.address` %q must be host:port, such as 127.0.0.1:12112", p, ct.Address)
 		}
+	}
+	if c.Upstream.Mark < 0 || c.Upstream.Mark > 1<<31-1 {
+		faults.Addf(at("upstream.mark"), "`upstream.mark` must be between 0 and 2147483647")
 	}
 	if c.Upstream.CAFile != "" {
 		if _, err := os.Stat(c.Path(c.Upstream.CAFile)); err != nil {

@@ -249,15 +249,21 @@ func start(t testing.TB, s settings) *sidecar {
 // run starts the process and waits until it is ready.
 func (sc *sidecar) run(env ...string) {
 	sc.t.Helper()
-	sc.cmd = exec.Command(binary, "serve", "--config", sc.config)
-	sc.cmd.Env = append(os.Environ(), env...)
+	cmd := exec.Command(binary, "serve", "--config", sc.config)
+	cmd.Env = append(os.Environ(), env...)
+	sc.launch(cmd)
+}
+
+// launch starts a sidecar's command and waits until it is ready.
+func (sc *sidecar) launch(cmd *exec.Cmd) {
+	sc.t.Helper()
+	sc.cmd = cmd
 	stderr, err := sc.cmd.StderrPipe()
 	must(sc.t, err)
 	must(sc.t, sc.cmd.Start())
 	ready := make(chan map[string]any, 1)
 	sc.done = make(chan struct{})
 	done := sc.done
-	cmd := sc.cmd
 	go func() {
 		defer close(done)
 		lines := bufio.NewScanner(stderr)

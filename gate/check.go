@@ -79,8 +79,12 @@ func (c *call) read(max int64) {
 	c.out = Outbound{Head: c.Head}
 	c.match = c.rules.Mapping.Match(&c.Head)
 	if c.Tunnel {
+		tool := "http.connect"
+		if c.Bare {
+			tool = "tcp.connect"
+		}
 		c.reading = mapping.Reading{Calls: []mapping.Call{{
-			Tool: "http.connect", Resource: c.match.Authority(), Risk: mapping.RiskHigh,
+			Tool: tool, Resource: c.match.Authority(), Risk: mapping.RiskHigh,
 		}}}
 		for _, a := range c.match.Ambiguous {
 			if a.Class == mapping.ClassAuthority {
@@ -193,6 +197,9 @@ func (c *call) describe(g *Gate, ambiguous []mapping.Ambiguity) {
 		if c.Opaque != "" {
 			e.Notes = append(e.Notes, c.Opaque)
 		}
+	}
+	if c.Dialled != "" {
+		e.Notes = append(e.Notes, "the client dialled "+clip(c.Dialled))
 	}
 	if c.Body == nil && e.Request.Bytes < 0 {
 		e.Request.Bytes = 0

@@ -68,6 +68,12 @@ type Request struct {
 	// http.connect on Head.Authority. Opaque says why, for the record.
 	Tunnel bool
 	Opaque string
+	// Bare is set for a tunnel that no CONNECT asked for: a redirected connection
+	// that is neither TLS nor HTTP. The action is tcp.connect.
+	Bare bool
+	// Dialled is the address that the client of a redirected connection dialled,
+	// for the record: where the call goes is in Head.
+	Dialled string
 	// Floor is the least strict mode that this call may get, "" for none. A door
 	// sets it on a tunnel that hides calls which could be judged more strictly than
 	// the tunnel itself.

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -28,6 +29,8 @@ type doorway struct {
 	auth       []string      // its Proxy-Authorization
 	findings   []mapping.Ambiguity
 	floor      string // strictest mode that a call inside can get
+
+	dialled netip.AddrPort // of a redirected connection: where it was going
 }
 
 // connKey is the context key of a connection's *accepted.

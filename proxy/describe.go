@@ -37,6 +37,9 @@ func (x *exchange) describe(h head) bool {
 	if claims.upgrade != "" && r.ContentLength != 0 {
 		x.req.Head.Upgrade = "" // lint has noted it
 	}
+	if x.conn.dialled.IsValid() {
+		x.req.Dialled = x.conn.dialled.String()
+	}
 	if !x.identify(claims.proxyAuth) {
 		return false
 	}
@@ -48,6 +51,8 @@ func (x *exchange) describe(h head) bool {
 		ok = x.describeInside()
 	case gate.DoorReverse:
 		ok = x.describeReverse()
+	case gate.DoorTransparent:
+		ok = x.describeTransparent()
 	}
 	if !ok {
 		if x.status == 0 {

@@ -54,15 +54,24 @@ type dialer struct {
 	timeout   time.Duration
 	lookup    func(ctx context.Context, host string) ([]netip.Addr, error)
 	ours      func(netip.AddrPort) bool // our own listeners
+	made      *dials                    // takes note of connections; nil: none does
+	net       net.Dialer
 }
 
-func newDialer(u Upstream, timeout time.Duration, ours func(netip.AddrPort) bool) (*dialer, error) {
+func newDialer(u Upstream, timeout time.Duration, ours func(netip.AddrPort) bool, made *dials) (*dialer, error) {
 	d := &dialer{
-		roots: u.RootCAs, timeout: timeout, ours: ours,
+		roots: u.RootCAs, timeout: timeout, ours: ours, made: made,
 		connectTo: make(map[string]string, len(u.ConnectTo)),
 		lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		},
+	}
+	if u.Mark != 0 {
+		d.net.Control = setMark(u.Mark)
+		resolver := &net.Resolver{PreferGo: true, Dial: d.net.DialContext}
+		d.lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return resolver.LookupNetIP(ctx, "ip", host)
+		}
 	}
 	for _, c := range u.ConnectTo {
 		if c.Host == "" || c.Port < 1 || c.Port > 65535 {
@@ -165,10 +174,12 @@ func (d *dialer) dial(ctx context.Context, addr string) (net.Conn, error) {
 		if deadline, ok := ctx.Deadline(); ok && len(ips)-i > 1 {
 			share, stop = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(len(ips)-i))
 		}
-		var nd net.Dialer
-		conn, err := nd.DialContext(share, "tcp", netip.AddrPortFrom(ip.Unmap(), uint16(port)).String())
+		conn, err := d.net.DialContext(share, "tcp", netip.AddrPortFrom(ip.Unmap(), uint16(port)).String())
 		stop()
 		if err == nil {
+			if d.made != nil {
+				d.made.note(conn, time.Now())
+			}
 			return conn, nil
 		}
 		last = err

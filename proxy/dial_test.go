@@ -14,7 +14,7 @@ import (
 )
 
 func TestAddressClasses(t *testing.T) {
-	d, err := newDialer(Upstream{}, time.Second, nil)
+	d, err := newDialer(Upstream{}, time.Second, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func TestAddressClasses(t *testing.T) {
 	}
 	allowed, err := newDialer(Upstream{AllowPrivate: []netip.Prefix{
 		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("168.63.129.16/32"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("fd00::/8"),
-	}}, time.Second, nil)
+	}}, time.Second, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestDialerPinsTheAddress(t *testing.T) {
 		{netip.MustParseAddr("127.0.0.1")}, // what a rebinding name says next
 	}
 	lookups := 0
-	d, err := newDialer(Upstream{}, time.Second, nil)
+	d, err := newDialer(Upstream{}, time.Second, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestDialerPinsTheAddress(t *testing.T) {
 		t.Errorf("%d lookups, %d connections", lookups, len(accepted))
 	}
 	// Of several addresses only those that pass are dialled.
-	ok, err := newDialer(Upstream{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}, time.Second, nil)
+	ok, err := newDialer(Upstream{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}, time.Second, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestDialerSettings(t *testing.T) {
 		"twice":      {ConnectTo: []ConnectTo{{"a.test", 443, "127.0.0.1:1"}, {"A.test", 443, "127.0.0.1:2"}}},
 		"bad CIDR":   {AllowPrivate: []netip.Prefix{{}}},
 	} {
-		if _, err := newDialer(u, time.Second, nil); err == nil {
+		if _, err := newDialer(u, time.Second, nil, nil); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}

@@ -203,7 +203,7 @@ func (s *Server) interceptTLS() *tls.Config {
 			if host, _, err := mapping.Authority("https", hello.ServerName); err != nil || host != p.door.host {
 				p.misnamed = hello.ServerName
 				// crypto/tls would say internal_error; RFC 6066 section 3 says this.
-				_, _ = p.Write([]byte{21, 3, 3, 0, 2, 2, 112})
+				_, _ = p.Write(unrecognizedName)
 				return nil, errMisdirected
 			}
 			return nil, nil

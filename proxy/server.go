@@ -5,6 +5,7 @@
 //	front listener    absolute-form HTTP; CONNECT, which is intercepted (front.go,
 //	                  intercept.go) or tunnelled after a judgement (tunnel.go)
 //	reverse listener  /name/path and name.localhost (reverse.go)
+//	transparent       connections that the kernel redirects (transparent.go)
 //
 // Ahead of net/http runs a reader that notes what net/http repairs in silence
 // (wirelint.go); behind it, a dialer that dials only addresses it has judged
@@ -110,6 +111,9 @@ type Upstream struct {
 	// AllowPrivate are the networks that may be dialled although they are not
 	// public. Loopback, link-local and metadata addresses count as not public.
 	AllowPrivate []netip.Prefix
+	// Mark is set on connections to upstreams (SO_MARK, needs CAP_NET_ADMIN), for
+	// redirect rules that let it pass; 0: none.
+	Mark uint32
 	// RootCAs for upstream TLS; nil: the system's.
 	RootCAs *x509.CertPool
 }
@@ -134,6 +138,11 @@ type Server struct {
 	inside  *handoff // intercepted connections on their way to http
 	live    atomic.Pointer[live]
 	metrics *metrics
+
+	original func(net.Conn) (netip.AddrPort, error) // where a redirected connection was going
+	dials    dials                                  // that were made of late
+	stopping context.Context
+	stop     context.CancelFunc
 
 	distrust *distrust
 	tunnels  connSet // connections that http does not know (any more)
@@ -178,6 +187,8 @@ func New(o Options) (*Server, error) {
 		o.Now = time.Now
 	}
 	s := &Server{gate: o.Gate, log: o.Logger, opt: o, inside: newHandoff(), distrust: newDistrust(o.DistrustFor, o.Now)}
+	s.original, s.dials.keep = originalDst, 2*o.PeekTimeout
+	s.stopping, s.stop = context.WithCancel(context.Background())
 	var err error
 	if s.leaves, err = newLeaves(o.CA, o.Now); err != nil {
 		return nil, fmt.Errorf("make proxy: %w", err)
@@ -238,7 +249,7 @@ func (s *Server) Reload(set Settings) error {
 	if l.routes, l.names, err = compileRoutes(set.Routes); err != nil {
 		return fmt.Errorf("load proxy settings: %w", err)
 	}
-	if l.dialer, err = newDialer(set.Upstream, s.opt.DialTimeout, s.isOurs); err != nil {
+	if l.dialer, err = newDialer(set.Upstream, s.opt.DialTimeout, s.isOurs, &s.dials); err != nil {
 		return fmt.Errorf("load proxy settings: upstream.%w", err)
 	}
 	l.upstream = newUpstreams(l.dialer, s.opt.ResponseHeaderTimeout)
@@ -268,16 +279,21 @@ func (s *Server) serveOn(l net.Listener, door gate.Door) error {
 	if tcp, ok := l.Addr().(*net.TCPAddr); ok {
 		s.listeners = append(s.listeners, tcp.AddrPort())
 	}
-	if !s.started {
-		s.started = true
-		s.serving.Go(func() { _ = s.http.Serve(s.inside) })
-	}
+	s.serveInside()
 	s.mu.Unlock()
 	err := s.http.Serve(&lintListener{Listener: l, server: s, door: door})
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
 	return fmt.Errorf("serve the %s door on %s: %w", door, l.Addr(), err)
+}
+
+// serveInside serves what doors hand over, from the first door on. It needs mu.
+func (s *Server) serveInside() {
+	if !s.started {
+		s.started = true
+		s.serving.Go(func() { _ = s.http.Serve(s.inside) })
+	}
 }
 
 // isOurs says whether an address is one of our own listeners: a call sent there
@@ -323,6 +339,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.closing = true
 	s.mu.Unlock()
+	s.stop()
 	err := s.http.Shutdown(ctx)
 	if err == nil {
 		err = s.tunnels.wait(ctx)

@@ -28,6 +28,7 @@ type tunnel struct {
 	live       *live
 	host, port string
 	start      time.Time
+	guard      bool // late TLS or HTTP ends it, whatever the mode
 }
 
 // serve judges, dials and relays. answered says that the client has had its 200
@@ -99,7 +100,7 @@ func (t *tunnel) serve(ctx context.Context, answered bool) {
 	}
 	// A client that was silent, or slow, may yet begin what would have been opened
 	// and judged by its calls, had it begun in time.
-	guarded := answered && fails(d.Mode)
+	guarded := answered && fails(d.Mode) || t.guard
 	sent, received, stopped := t.s.splice(t.client, up, guarded)
 	o := gate.Outcome{State: evidence.StateForwarded, Status: http.StatusOK, Bytes: received}
 	if stopped != nil {
@@ -210,12 +211,17 @@ var errNoHalfClose = errors.New("the connection has no half-close")
 
 // intercepts says whether a CONNECT to a canonical host and port is opened.
 func (l *live) intercepts(host, port string) bool {
+	return !l.passes(host, port) && (l.intercept.Scope != ScopeMapped || l.intercept.Maps(host, port))
+}
+
+// passes says whether intercept.passthrough names a canonical host and port.
+func (l *live) passes(host, port string) bool {
 	for _, g := range l.passthrough {
 		if g.matches(host, port) {
-			return false
+			return true
 		}
 	}
-	return l.intercept.Scope != ScopeMapped || l.intercept.Maps(host, port)
+	return false
 }
 
 // mapped says whether a mapping rule could match traffic to a canonical host and

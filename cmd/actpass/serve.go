@@ -60,7 +60,7 @@ func serve(cmd *cobra.Command, cfg *config.Config, compiled *config.Compiled) er
 		return err
 	}
 	log.Info("ready", zap.String("mode", cfg.Mode), zap.String("proxy", p.addresses.proxy), zap.String("reverse", p.addresses.reverse),
-		zap.String("api", p.addresses.api), zap.String("data_dir", p.dir), zap.Duration("after", time.Since(began)))
+		zap.String("api", p.addresses.api), zap.String("transparent", p.addresses.transparent), zap.String("data_dir", p.dir), zap.Duration("after", time.Since(began)))
 	p.hintFirstKey(ctx, cmd)
 
 	hup := make(chan os.Signal, 1)

@@ -45,7 +45,7 @@ type program struct {
 
 	authority authority // of passports; after start only watchFiles touches it
 
-	addresses struct{ proxy, reverse, api string }
+	addresses struct{ proxy, reverse, api, transparent string }
 	listeners []net.Listener
 	stop      context.CancelFunc
 	wg        sync.WaitGroup
@@ -188,6 +188,7 @@ func settingsOf(cfg *config.Config, c *config.Compiled) (proxy.Settings, error) 
 		s.Upstream.ConnectTo = append(s.Upstream.ConnectTo, proxy.ConnectTo{Host: ct.Host, Port: ct.Port, Address: ct.Address})
 	}
 	var err error
+	s.Upstream.Mark = uint32(cfg.Upstream.Mark)
 	if s.Upstream.AllowPrivate, err = cfg.Upstream.Prefixes(); err != nil {
 		return s, err
 	}
@@ -237,8 +238,10 @@ func (p *program) listen(ctx context.Context) error {
 	if p.addresses.reverse, err = open("reverse", p.cfg.Listen.Reverse, p.proxy.ServeReverse); err != nil {
 		return err
 	}
-	p.addresses.proxy, err = open("proxy", p.cfg.Listen.Proxy, p.proxy.ServeFront)
-	return err
+	if p.addresses.proxy, err = open("proxy", p.cfg.Listen.Proxy, p.proxy.ServeFront); err != nil {
+		return err
+	}
+	return p.listenTransparent(open)
 }
 
 func (p *program) apiHandler() http.Handler {
