@@ -51,7 +51,7 @@ func newMetrics() *metrics {
 	}
 	m.registry.MustRegister(m.decisions, m.tools, m.faults, m.holds, m.overhead,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	for _, kind := range []string{"clock", "evidence", "identity", "index", "panic", "passport_file", "passport_keys", "reload", "store"} {
+	for _, kind := range []string{"clock", "evidence", "identity", "index", "loop", "panic", "passport_file", "passport_keys", "reload", "store"} {
 		m.faults.WithLabelValues(kind)
 	}
 	return m
