@@ -51,6 +51,9 @@ func TestAnApprovedActionIsLetGoOnce(t *testing.T) {
 	if allowed != 1 {
 		t.Errorf("%d of 8 were let go by one approval", allowed)
 	}
+	if next := r.ask(agent, "", run); next.at("decision") != "require_approval" || next.at("approval_request_id") == id {
+		t.Errorf("what was used is not a new question: %s", next.body)
+	}
 }
 
 func TestARepeatedQuestionGetsItsAnswer(t *testing.T) {
