@@ -240,6 +240,9 @@ except urllib.error.HTTPError as e:
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if _, err := exec.LookPath(c.args[0]); err != nil {
+				if os.Getenv("ACTPASS_E2E_REQUIRE") != "" {
+					t.Fatal(err)
+				}
 				t.Skip(err)
 			}
 			args := c.args

@@ -270,17 +270,9 @@ func (s *Server) ServeReverse(l net.Listener) error {
 }
 
 func (s *Server) serveOn(l net.Listener, door gate.Door) error {
-	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		_ = l.Close()
+	if !s.open(l) {
 		return nil
 	}
-	if tcp, ok := l.Addr().(*net.TCPAddr); ok {
-		s.listeners = append(s.listeners, tcp.AddrPort())
-	}
-	s.serveInside()
-	s.mu.Unlock()
 	err := s.http.Serve(&lintListener{Listener: l, server: s, door: door})
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
@@ -288,12 +280,23 @@ func (s *Server) serveOn(l net.Listener, door gate.Door) error {
 	return fmt.Errorf("serve the %s door on %s: %w", door, l.Addr(), err)
 }
 
-// serveInside serves what doors hand over, from the first door on. It needs mu.
-func (s *Server) serveInside() {
+// open makes l a door of ours, and serves what doors hand over from the first one
+// on. After Shutdown it closes l, and says so.
+func (s *Server) open(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		_ = l.Close()
+		return false
+	}
+	if tcp, ok := l.Addr().(*net.TCPAddr); ok {
+		s.listeners = append(s.listeners, tcp.AddrPort())
+	}
 	if !s.started {
 		s.started = true
 		s.serving.Go(func() { _ = s.http.Serve(s.inside) })
 	}
+	return true
 }
 
 // isOurs says whether an address is one of our own listeners: a call sent there

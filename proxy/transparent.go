@@ -39,18 +39,10 @@ const maxHello = 64 << 10
 // leads to the host that was named, and to no other. A connection that names
 // nothing is judged as the address that was dialled, and goes there.
 func (s *Server) ServeTransparent(l net.Listener) error {
-	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		_ = l.Close()
+	s.dials.watch() // before the first connection can be one of ours
+	if !s.open(l) {
 		return nil
 	}
-	if tcp, ok := l.Addr().(*net.TCPAddr); ok {
-		s.listeners = append(s.listeners, tcp.AddrPort())
-	}
-	s.serveInside()
-	s.dials.watch()
-	s.mu.Unlock()
 	stop := context.AfterFunc(s.stopping, func() { _ = l.Close() })
 	defer stop()
 	for {
