@@ -88,22 +88,30 @@ func (x *exchange) describeForward() bool {
 	return x.address(scheme, authority, target)
 }
 
+// absolute reads a target that names its authority, where one is known already. A
+// server must take it (RFC 9112 section 3.2.2), and then the target's authority is
+// the one that counts.
+func (x *exchange) absolute() {
+	scheme, authority, target, ok := splitAbsolute(x.r.RequestURI)
+	if !ok {
+		return
+	}
+	if target == "" {
+		target = "/"
+	}
+	head := &x.req.Head
+	if scheme != head.Scheme || authority != head.Host && head.Host != "" {
+		x.find(http.StatusMisdirectedRequest, mapping.ClassAuthority, "the request target and the Host header name different places")
+	}
+	head.Host, head.Target = authority, target
+}
+
 // describeInside reads a request inside a CONNECT.
 func (x *exchange) describeInside() bool {
 	head := &x.req.Head
 	head.Scheme, head.Authority, head.Target = x.conn.scheme, x.conn.authority, x.r.RequestURI
 	x.host, x.port = x.conn.host, x.conn.port
-	if scheme, authority, target, ok := splitAbsolute(x.r.RequestURI); ok {
-		// A server must take it (RFC 9112 section 3.2.2), and then the target's
-		// authority is the one that counts.
-		if target == "" {
-			target = "/"
-		}
-		if scheme != head.Scheme || authority != head.Host && head.Host != "" {
-			x.find(http.StatusMisdirectedRequest, mapping.ClassAuthority, "the request target and the Host header name different places")
-		}
-		head.Host, head.Target = authority, target
-	}
+	x.absolute()
 	x.sendHost = head.Host
 	if x.sendHost == "" {
 		x.sendHost = hostHeader(head.Scheme, x.host, x.port)

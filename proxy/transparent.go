@@ -227,15 +227,7 @@ func (x *exchange) describeTransparent() bool {
 	}
 	head, door := &x.req.Head, x.conn.doorway
 	head.Scheme, head.Target = "http", x.r.RequestURI
-	if scheme, authority, target, ok := splitAbsolute(x.r.RequestURI); ok {
-		if target == "" {
-			target = "/"
-		}
-		if scheme != head.Scheme || authority != head.Host && head.Host != "" {
-			x.find(http.StatusMisdirectedRequest, mapping.ClassAuthority, "the request target and the Host header name different places")
-		}
-		head.Host, head.Target = authority, target
-	}
+	x.absolute()
 	x.host, x.port = door.dialled.Addr().String(), door.port
 	if named, _, err := mapping.Authority("http", head.Host); head.Host != "" && err == nil {
 		x.host = named
