@@ -59,11 +59,12 @@ func TestImportDirection(t *testing.T) {
 		"evidence":        {},
 		"ledger":          {"evidence"},
 		"gate":            {"mapping", "policy", "passport", "evidence"},
-		"store":           {"gate", "evidence"},
+		"notify":          {"gate", "evidence"},
+		"store":           {"gate", "evidence", "notify"},
 		// It judges by gate's own functions, so that no mode has a second table.
 		"whatif": {"gate", "policy", "evidence", "mapping", "strictyaml"},
 		"proxy":  {"gate", "mapping", "evidence"},
-		"api":    {"gate", "evidence", "passport", "whatif"},
+		"api":    {"gate", "evidence", "passport", "whatif", "notify"},
 		"config": {"mapping", "policy", "strictyaml"},
 		"launch": {},
 	}

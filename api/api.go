@@ -104,13 +104,14 @@ type Check struct {
 
 // Options of New. Gate and Events must be set.
 type Options struct {
-	Gate    Gate
-	Events  EventSource
-	Logger  *zap.Logger    // nil: no log
-	Ready   func() []Check // nil: ready as soon as it serves
-	Metrics http.Handler   // nil: /metrics is not found
-	Version string
-	Now     func() time.Time // nil: time.Now
+	Gate     Gate
+	Events   EventSource
+	Channels Channels       // nil: none
+	Logger   *zap.Logger    // nil: no log
+	Ready    func() []Check // nil: ready as soon as it serves
+	Metrics  http.Handler   // nil: /metrics is not found
+	Version  string
+	Now      func() time.Time // nil: time.Now
 }
 
 type server struct {

@@ -24,6 +24,8 @@ var calls = []struct {
 	{"GET", "/api/v1/approvals", "", "gateway approver admin"},
 	{"GET", "/api/v1/approvals/apr_support", "", "gateway approver admin"},
 	{"POST", "/api/v1/approvals/apr_support/decide", `{"decision":"approve"}`, "approver admin"},
+	{"GET", "/api/v1/deliveries", "", "approver admin"},
+	{"POST", "/api/v1/deliveries/dlv_1/retry", "", "admin"},
 	{"POST", "/api/v1/passports/issue", `{"agent_id":"a","allowed_tools":["t"],"allowed_resources":["*"]}`, "gateway approver admin"},
 	{"POST", "/api/v1/passports/verify", `{"token":"t"}`, "gateway approver admin"},
 	{"POST", "/api/v1/passports/revoke", `{"jti":"ap_1"}`, "admin"},
@@ -48,7 +50,7 @@ func TestRoles(t *testing.T) {
 	keys := map[string]string{"gateway": gatewayKey, "approver": approverKey, "admin": adminKey}
 	for _, c := range calls {
 		for role, key := range keys {
-			a := newAPI(t, withMetrics)
+			a := newAPI(t, withMetrics, func(o *Options) { o.Channels = &fakeChannels{} })
 			got := a.call(c.method, c.path, key, c.body)
 			if strings.Contains(c.roles, role) {
 				if got.status >= 400 {

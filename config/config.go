@@ -43,6 +43,7 @@ type Config struct {
 	Limits   Limits   `yaml:"limits"`
 	Store    Store    `yaml:"store"`
 	Evidence Evidence `yaml:"evidence"`
+	Notify   Notify   `yaml:"notify"`
 	Log      Log      `yaml:"log"`
 
 	// File is where it was read from, "" for the embedded defaults; Dir is what
@@ -181,6 +182,7 @@ func Default() *Config {
 		Limits:    Limits{MaxInspectBytes: 1 << 20, Hold: Duration(50 * time.Second), MaxHolds: 10000},
 		Store:     Store{Driver: "sqlite"},
 		Evidence:  Evidence{Durability: "sync"},
+		Notify:    Notify{MaxAttempts: 12},
 		Log:       Log{Level: "info", Format: "json"},
 	}
 }

@@ -40,7 +40,7 @@ func TestExampleEqualsDefaults(t *testing.T) {
 	}
 	d := Default()
 	if c.Mode != d.Mode || c.DataDir != d.DataDir || c.Listen != d.Listen || c.Limits != d.Limits || c.Evidence != d.Evidence ||
-		c.Log != d.Log || c.Passport != d.Passport || c.Store != d.Store || c.Policy.Default != d.Policy.Default || c.Mapping.Unmapped != d.Mapping.Unmapped ||
+		c.Log != d.Log || c.Passport != d.Passport || c.Store != d.Store || c.Notify.MaxAttempts != d.Notify.MaxAttempts || c.Policy.Default != d.Policy.Default || c.Mapping.Unmapped != d.Mapping.Unmapped ||
 		c.Upstream.ConnectTimeout != d.Upstream.ConnectTimeout || c.Upstream.ResponseTimeout != d.Upstream.ResponseTimeout {
 		t.Errorf("the example says it shows the defaults, and does not:\n%+v\n%+v", c, d)
 	}
@@ -92,16 +92,32 @@ func TestFaults(t *testing.T) {
 		{"cidr", "upstream: {allow_private: [10.0.0.0/99]}\n", nil, []string{"config.yaml:1:28: \"10.0.0.0/99\" is not a CIDR"}},
 		{"issuer", "passport: {issuer: \"\"}\n", nil, []string{"config.yaml:1:20: `passport.issuer` must have 1 to 256"}},
 		{"audience", "passport: {audience: \"a b\"}\n", nil, []string{"`passport.audience` must have 1 to 256"}},
+		{"attempts", "notify: {max_attempts: 0}\n", nil, []string{"config.yaml:1:24: `notify.max_attempts` must be between 1 and 100"}},
+		{
+			"webhook", "notify:\n  webhooks:\n    - { name: Ops, url: ftp://x/token, secret_file: none, events: [opend], actors: [{ actor: \"\", key: sk_live_x }] }\n    - { name: slack, url: \"https://x.example/\", secret_env: SECRET_THAT_IS_SHORT }\n    - { name: b, url: \"https://x.example/\" }\n", nil,
+			[]string{
+				"config.yaml:3:15: `notify.webhooks[0].name` \"Ops\"", "config.yaml:3:25: `notify.webhooks[0].url`", "config.yaml:3:53: `notify.webhooks[0].secret_file`",
+				"config.yaml:3:68: `notify.webhooks[0].events[0]` must be one of opened, voted, escalated, decided, expired, consumed, cancelled, not \"opend\": did you mean `opened`?",
+				"`notify.webhooks[0].actors[0].actor` must have", "`notify.webhooks[0].actors[0].key` must be the id of a key",
+				"`notify.webhooks[1].name` must not be slack", "`notify.webhooks[1].secret_env`: the secret must have at least 16", "`notify.webhooks[2].secret_file`: a secret is needed",
+			},
+		},
 		{"pack", "mapping: {packs: [strip]}\n", nil, []string{"strip"}},
 		{"connect_to", "upstream: {connect_to: [{host: a.b, port: 0, address: x}]}\n", nil, []string{"`upstream.connect_to[0].port`", "`upstream.connect_to[0].address`"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
+			t.Setenv("SECRET_THAT_IS_SHORT", "hush")
 			f := write(t, dir, "config.yaml", tt.in)
 			_, err := Load(Source{File: f, Environ: tt.env})
 			if err == nil {
 				t.Fatal("accepted")
+			}
+			for _, leak := range []string{"token", "hush", "sk_live_x"} {
+				if strings.Contains(err.Error(), leak) {
+					t.Errorf("%q is shown in:\n%v", leak, err)
+				}
 			}
 			for _, w := range tt.want {
 				if !strings.Contains(err.Error(), w) {

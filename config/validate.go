@@ -89,6 +89,7 @@ func (c *Config) validate(file string, faults *strictyaml.Faults) {
 		faults.Addf(at("store.dsn"), "`store.dsn` is not used by the sqlite driver, which lives in data_dir: remove it")
 	}
 	oneOf("evidence.durability", c.Evidence.Durability, "sync", "async")
+	c.validateNotify(at, faults)
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", c.Log.Format, "json", "console")
 	if c.Identity.TenantID == "" || len(c.Identity.TenantID) > 128 {

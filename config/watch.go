@@ -106,6 +106,9 @@ func (c *Config) Watched() (paths, globs []string) {
 	if c.Upstream.CAFile != "" {
 		paths = append(paths, c.Path(c.Upstream.CAFile))
 	}
+	for _, f := range c.Notify.secretFiles() {
+		paths = append(paths, c.Path(f))
+	}
 	for _, g := range append(append([]string(nil), c.Mapping.Files...), c.Policy.Files...) {
 		globs = append(globs, c.Path(g))
 	}

@@ -26,7 +26,7 @@ agent that asks.`,
 		Example: "  actpass approvals list --state pending\n  actpass approvals approve apr_... --reason 'checked with the customer'",
 		RunE:    showHelp,
 	}
-	cmd.AddCommand(newApprovalsListCmd(), newApprovalsShowCmd(), newApprovalsWatchCmd(),
+	cmd.AddCommand(newApprovalsListCmd(), newApprovalsShowCmd(), newApprovalsWatchCmd(), newDeliveriesCmd(),
 		newDecideCmd("approve", "Approve an action: exactly this one, once"),
 		newDecideCmd("deny", "Deny an action"),
 		newDecideCmd("escalate", "Leave the decision to other groups"))

@@ -11,18 +11,16 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"strconv"
 	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
 	"github.com/actpass/sidecar/api"
 	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/notify"
 )
 
 // Commands that talk to a running sidecar find it and their key here.
@@ -110,33 +108,7 @@ func interruptible(cmd *cobra.Command) (context.Context, context.CancelFunc) {
 // plain is s as it may go to a terminal: control characters, invisible and
 // reordering ones and broken UTF-8 are shown as escapes. Agents choose much of
 // what stands in an approval, and must not choose what its reader sees.
-func plain(s string) string {
-	clean := true
-	for _, r := range s {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			clean = false
-			break
-		}
-	}
-	if clean {
-		return s
-	}
-	var b strings.Builder
-	for i, w := 0, 0; i < len(s); i += w {
-		var r rune
-		r, w = utf8.DecodeRuneInString(s[i:])
-		switch {
-		case r == utf8.RuneError && w == 1:
-			fmt.Fprintf(&b, `\x%02x`, s[i])
-		case unicode.IsPrint(r):
-			b.WriteRune(r)
-		default:
-			quoted := strconv.QuoteRuneToASCII(r)
-			b.WriteString(quoted[1 : len(quoted)-1])
-		}
-	}
-	return b.String()
-}
+func plain(s string) string { return notify.Visible(s) }
 
 // table prints rows of columns; every cell is made plain.
 type table struct{ w *tabwriter.Writer }

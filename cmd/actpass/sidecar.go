@@ -21,6 +21,7 @@ import (
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
 	"github.com/actpass/sidecar/ledger"
+	"github.com/actpass/sidecar/notify"
 	"github.com/actpass/sidecar/proxy"
 	"github.com/actpass/sidecar/store"
 )
@@ -35,13 +36,14 @@ type program struct {
 	lock    sync.Mutex // one reload at a time
 	metrics *metrics
 
-	store *store.SQLite
-	trail *ledger.Log
-	index *store.Index
-	gate  *gate.Gate
-	ca    *proxy.CA
-	proxy *proxy.Server
-	api   *http.Server
+	store    *store.SQLite
+	trail    *ledger.Log
+	index    *store.Index
+	gate     *gate.Gate
+	ca       *proxy.CA
+	proxy    *proxy.Server
+	notifier *notify.Notifier
+	api      *http.Server
 
 	authority authority // of passports; after start only watchFiles touches it
 
@@ -50,7 +52,8 @@ type program struct {
 	stop      context.CancelFunc
 	wg        sync.WaitGroup
 	failed    chan error
-	current   *config.Config // in force; guarded by lock
+	current   *config.Config  // in force; guarded by lock
+	channels  notify.Settings // likewise
 }
 
 // start brings everything up, in the order in which things depend on each
@@ -85,6 +88,9 @@ func start(ctx context.Context, cfg *config.Config, compiled *config.Compiled, l
 		Gate: p.gate, CA: p.ca, Logger: log, Settings: settings, Registerer: p.metrics.registry,
 		DialTimeout: cfg.Upstream.ConnectTimeout.D(), ResponseHeaderTimeout: cfg.Upstream.ResponseTimeout.D(),
 	}); err != nil {
+		return nil, err
+	}
+	if err := p.startNotify(ctx, cfg); err != nil {
 		return nil, err
 	}
 	if err := p.listen(ctx); err != nil {
@@ -247,8 +253,8 @@ func (p *program) listen(ctx context.Context) error {
 func (p *program) apiHandler() http.Handler {
 	h := api.New(api.Options{
 		Gate: p.gate, Logger: p.log,
-		Events: &events{index: p.index, log: p.trail, dir: filepath.Join(p.dir, "ledger"), gate: p.gate, settings: p.inForce},
-		Ready:  p.ready, Metrics: p.metrics.handler(), Version: version,
+		Events:   &events{index: p.index, log: p.trail, dir: filepath.Join(p.dir, "ledger"), gate: p.gate, settings: p.inForce},
+		Channels: p.notifier, Ready: p.ready, Metrics: p.metrics.handler(), Version: version,
 	})
 	open := p.metrics.handler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -294,6 +300,7 @@ func (p *program) background(ctx context.Context, compiled *config.Compiled) {
 		}
 	})
 	p.wg.Go(func() { p.gate.Tend(ctx, time.Second) })
+	p.wg.Go(func() { p.notifier.Run(ctx) })
 	p.wg.Go(func() { releaseMemory(); tuneMemory() }) // not before the doors are open: a start must be quick
 	p.wg.Go(func() { p.watchFiles(ctx) })
 	if p.load != nil && p.cfg.File != "" {
@@ -333,8 +340,17 @@ func (p *program) reload(ctx context.Context, why string) {
 	if err == nil {
 		settings, err = settingsOf(cfg, compiled)
 	}
+	var channels notify.Settings
 	if err == nil {
-		err = p.proxy.Reload(settings)
+		channels, err = channelsOf(cfg)
+	}
+	if err == nil {
+		err = p.notifier.Load(ctx, channels)
+	}
+	if err == nil {
+		if err = p.proxy.Reload(settings); err != nil {
+			err = errors.Join(err, p.notifier.Load(ctx, p.channels))
+		}
 	}
 	if err != nil {
 		p.metrics.Fault("reload")
@@ -343,7 +359,7 @@ func (p *program) reload(ctx context.Context, why string) {
 		return
 	}
 	p.gate.Load(rulesOf(cfg, compiled))
-	p.current = cfg
+	p.current, p.channels = cfg, channels
 	p.log.Info("configuration reloaded", zap.String("because", why), zap.String("mode", cfg.Mode), zap.String("policy_hash", compiled.Policy.Hash()))
 	p.note(ctx, "configuration reloaded", map[string]string{
 		"because": why, "mode": cfg.Mode, "policy_hash": compiled.Policy.Hash(), "mapping_hash": compiled.Mapping.Hash(),

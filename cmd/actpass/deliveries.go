@@ -1,0 +1,98 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/actpass/sidecar/api"
+	"github.com/actpass/sidecar/notify"
+)
+
+func newDeliveriesCmd() *cobra.Command {
+	var dead, asJSON bool
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "deliveries",
+		Short: "List what was sent to the notification channels, newest first",
+		Long: `Lists the events of approvals on their way to the channels of the configuration
+(notify). Delivered ones are kept for a day, dead ones for 30 days.`,
+		Example: "  actpass approvals deliveries --dead\n  actpass approvals deliveries retry dlv_5f0c2e8b9a7d4c31a6e2d90b7f18c4aa",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkLimit(limit); err != nil {
+				return err
+			}
+			client, err := newClient(cmd)
+			if err != nil {
+				return err
+			}
+			ctx, stop := interruptible(cmd)
+			defer stop()
+			state := ""
+			if dead {
+				state = notify.Dead
+			}
+			p, err := client.Deliveries(ctx, state, "", limit)
+			if err != nil {
+				return explained(err)
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), p)
+			}
+			t := newTable(cmd.OutOrStdout(), "ID", "CHANNEL", "EVENT", "APPROVAL", "STATE", "ATTEMPTS", "LAST ANSWER", "NEXT")
+			for _, d := range p.Data {
+				answer := d.LastError
+				if d.LastStatus != 0 {
+					answer = cmp.Or(answer, strconv.Itoa(d.LastStatus))
+				}
+				t.row(d.ID, d.Channel, d.Event, d.ApprovalID, d.State, strconv.Itoa(d.Attempts), answer, when(d.NextAt))
+			}
+			if err := t.end(); err != nil {
+				return err
+			}
+			if p.Next != "" {
+				fmt.Fprintln(cmd.ErrOrStderr(), "there are more; see them with --limit")
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&dead, "dead", false, "only those that were given up")
+	cmd.Flags().IntVar(&limit, "limit", api.DefaultLimit, "how many, 1 to 200")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	addAPIFlag(cmd)
+	cmd.AddCommand(newRetryCmd())
+	return cmd
+}
+
+func newRetryCmd() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "retry ID",
+		Short:   "Send a dead delivery again, under its own id; needs an admin key",
+		Example: "  actpass approvals deliveries retry dlv_5f0c2e8b9a7d4c31a6e2d90b7f18c4aa",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := newClient(cmd)
+			if err != nil {
+				return err
+			}
+			ctx, stop := interruptible(cmd)
+			defer stop()
+			d, err := client.RetryDelivery(ctx, args[0])
+			if err != nil {
+				return explained(err)
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), d)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is %s: %s of %s to %s\n", plain(d.ID), plain(d.State), plain(d.Event), plain(d.ApprovalID), plain(d.Channel))
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the delivery as JSON")
+	addAPIFlag(cmd)
+	return cmd
+}

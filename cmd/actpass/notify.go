@@ -1,0 +1,47 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/actpass/sidecar/api"
+	"github.com/actpass/sidecar/config"
+	"github.com/actpass/sidecar/gate"
+	"github.com/actpass/sidecar/notify"
+)
+
+// startNotify makes the notifier and loads its channels. It delivers from
+// background on, when the doors are open.
+func (p *program) startNotify(ctx context.Context, cfg *config.Config) error {
+	p.notifier = notify.New(notify.Options{
+		Outbox: p.store, Gate: p.gate, Client: p.proxy.Client(), Log: p.log,
+		Render: func(a gate.Approval) any { return api.ApprovalOf(a) },
+	})
+	settings, err := channelsOf(cfg)
+	if err != nil {
+		return err
+	}
+	p.channels = settings
+	return p.notifier.Load(ctx, settings)
+}
+
+// channelsOf is the notify section with its secrets read.
+func channelsOf(cfg *config.Config) (notify.Settings, error) {
+	s := notify.Settings{Tenant: cfg.Identity.TenantID, MaxAttempts: cfg.Notify.MaxAttempts}
+	for _, w := range cfg.Notify.Webhooks {
+		secret, err := cfg.Secret(w.SecretFile, w.SecretEnv)
+		if err != nil {
+			return s, fmt.Errorf("secret of the webhook %s: %w", w.Name, err)
+		}
+		hook := notify.Webhook{Name: w.Name, URL: w.URL, Secret: secret, Events: w.Events, Actors: map[string]string{}}
+		if len(hook.Events) == 0 {
+			hook.Events = slices.Clone(notify.Events)
+		}
+		for _, a := range w.Actors {
+			hook.Actors[a.Actor] = a.Key
+		}
+		s.Webhooks = append(s.Webhooks, hook)
+	}
+	return s, nil
+}

@@ -1,0 +1,155 @@
+package config
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/actpass/sidecar/strictyaml"
+)
+
+// Notify says who is told of approvals, and who may answer from there.
+type Notify struct {
+	// MaxAttempts of one delivery before it counts as dead, default 12: about half
+	// an hour.
+	MaxAttempts int       `yaml:"max_attempts"`
+	Webhooks    []Webhook `yaml:"webhooks"`
+}
+
+// Webhook is a receiver of events, which may answer by callbacks.
+type Webhook struct {
+	Name string `yaml:"name"` // a lower-case DNS label; callbacks come to /api/v1/callbacks/NAME
+	URL  string `yaml:"url"`
+	// SecretFile holds the secret of the signatures, SecretEnv names an environment
+	// variable that does; one of them. At least 16 characters.
+	SecretFile string         `yaml:"secret_file"`
+	SecretEnv  string         `yaml:"secret_env"`
+	Events     []string       `yaml:"events"` // none: all
+	Actors     []WebhookActor `yaml:"actors"` // who may decide by callback; none: nobody
+}
+
+// WebhookActor speaks with a gateway key.
+type WebhookActor struct {
+	Actor string `yaml:"actor"` // as the callback names it
+	Key   string `yaml:"key"`   // id of a key: key_...
+}
+
+// NotifyEvents are the events that a channel can ask for.
+var NotifyEvents = []string{"opened", "voted", "escalated", "decided", "expired", "consumed", "cancelled"}
+
+var (
+	keyID   = regexp.MustCompile(`^key_[A-Za-z0-9_-]{1,60}$`)
+	envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+)
+
+func (c *Config) validateNotify(at func(string) strictyaml.Pos, faults *strictyaml.Faults) {
+	if n := c.Notify.MaxAttempts; n < 1 || n > 100 {
+		faults.Addf(at("notify.max_attempts"), "`notify.max_attempts` must be between 1 and 100")
+	}
+	names := map[string]bool{}
+	for i, w := range c.Notify.Webhooks {
+		p := "notify.webhooks[" + strconv.Itoa(i) + "]"
+		switch {
+		case !routeName.MatchString(w.Name):
+			faults.Addf(at(p+".name"), "`%s.name` %q must be a lower-case DNS label, such as ops", p, w.Name)
+		case w.Name == "slack":
+			faults.Addf(at(p+".name"), "`%s.name` must not be slack, which `notify.slack` is called", p)
+		case names[w.Name]:
+			faults.Addf(at(p+".name"), "`%s.name` %q is used twice", p, w.Name)
+		}
+		names[w.Name] = true
+		u, err := url.Parse(w.URL)
+		switch {
+		case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "":
+			// Not shown: such an address often holds a token.
+			faults.Addf(at(p+".url"), "`%s.url` must be a URL such as https://hooks.example.com/actpass", p)
+		case u.User != nil || u.Fragment != "":
+			faults.Addf(at(p+".url"), "`%s.url` must not have user or fragment", p)
+		}
+		c.validateSecret(at, faults, p, "secret", w.SecretFile, w.SecretEnv)
+		for j, e := range w.Events {
+			if !slices.Contains(NotifyEvents, e) {
+				ep := p + ".events[" + strconv.Itoa(j) + "]"
+				faults.Addf(at(ep), "`%s` must be one of %s, not %q%s", ep, strings.Join(NotifyEvents, ", "), e, did(e, NotifyEvents))
+			}
+		}
+		actors := map[string]bool{}
+		for j, a := range w.Actors {
+			ap := p + ".actors[" + strconv.Itoa(j) + "]"
+			if a.Actor == "" || len(a.Actor) > 200 {
+				faults.Addf(at(ap+".actor"), "`%s.actor` must have 1 to 200 characters", ap)
+			}
+			if actors[a.Actor] {
+				faults.Addf(at(ap+".actor"), "`%s.actor` %q is there twice", ap, a.Actor)
+			}
+			actors[a.Actor] = true
+			validateKeyID(at, faults, ap+".key", a.Key)
+		}
+	}
+}
+
+func validateKeyID(at func(string) strictyaml.Pos, faults *strictyaml.Faults, path, id string) {
+	if !keyID.MatchString(id) {
+		// Not shown: it may be the key itself, by mistake.
+		faults.Addf(at(path), "`%s` must be the id of a key, key_..., as `actpass keys list` shows it", path)
+	}
+}
+
+// validateSecret checks that a secret comes from exactly one place, and is there.
+func (c *Config) validateSecret(at func(string) strictyaml.Pos, faults *strictyaml.Faults, path, name, file, env string) {
+	if _, err := c.Secret(file, env); err != nil {
+		where := path + "." + name + "_file"
+		if file == "" && env != "" {
+			where = path + "." + name + "_env"
+		}
+		faults.Addf(at(where), "`%s`: %v", where, err)
+	}
+}
+
+// minSecret is the least length of a secret, in bytes.
+const minSecret = 16
+
+// Secret reads a secret from a file or an environment variable, whichever is
+// named, without the line's end. Its errors do not hold it.
+func (c *Config) Secret(file, env string) ([]byte, error) {
+	var raw string
+	switch {
+	case file != "" && env != "":
+		return nil, fmt.Errorf("give a file or an environment variable, not both")
+	case file != "":
+		b, err := os.ReadFile(c.Path(file))
+		if err != nil {
+			return nil, err
+		}
+		raw = string(b)
+	case env != "":
+		if !envName.MatchString(env) {
+			return nil, fmt.Errorf("%q is not the name of an environment variable", env)
+		}
+		raw = os.Getenv(env)
+		if raw == "" {
+			return nil, fmt.Errorf("the environment variable %s is not set", env)
+		}
+	default:
+		return nil, fmt.Errorf("a secret is needed: name a file or an environment variable that holds it")
+	}
+	raw = strings.TrimRight(raw, "\r\n")
+	if len(raw) < minSecret {
+		return nil, fmt.Errorf("the secret must have at least %d characters; `openssl rand -hex 32` makes one", minSecret)
+	}
+	return []byte(raw), nil
+}
+
+// secretFiles are the files of the channels' secrets, for the watcher.
+func (n Notify) secretFiles() (out []string) {
+	for _, w := range n.Webhooks {
+		if w.SecretFile != "" {
+			out = append(out, w.SecretFile)
+		}
+	}
+	return out
+}
