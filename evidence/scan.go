@@ -56,6 +56,20 @@ func Look(b []byte) (Summary, error) {
 	return s, nil
 }
 
+// Members calls member for each member of the JSON object b, with the key in its
+// quotes and the value as they stand there. b holds no white space between tokens,
+// as in a record; anything else is an error, which may come after some calls.
+func Members(b []byte, member func(key, val []byte)) error {
+	end, err := scanObject(b, 0, 0, member)
+	if err == nil && end != len(b) {
+		err = errSyntax
+	}
+	if err != nil {
+		return fmt.Errorf("evidence: not one JSON object on one line: %w", err)
+	}
+	return nil
+}
+
 // plain gives the text of a string without escapes, "" for anything else: ids,
 // kinds and states have none.
 func plain(val []byte) string {

@@ -14,8 +14,9 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// Index answers queries about the evidence log. It follows the log and holds
-// nothing of its own: delete its file, and it is rebuilt. It also rebuilds
+// Index answers queries about the evidence log. It follows the log, says where in
+// it an event stands, and holds nothing of its own: delete its file, and it is
+// rebuilt. It also rebuilds
 // itself when the file is damaged, is of another schema, or belongs to another
 // log. Its writes are therefore not synced one by one.
 //
@@ -28,6 +29,7 @@ type Index struct {
 	read  *sql.DB
 
 	mu        sync.Mutex
+	src       Source // the log, once it is known that the file belongs to it
 	cursor    uint64 // records below it are indexed and committed
 	advanced  chan struct{}
 	following bool
@@ -38,49 +40,39 @@ type Index struct {
 
 // indexSchema is the version of the tables below. Another one in the file means
 // a rebuild, not a migration.
-const indexSchema = 1
+const indexSchema = 2
 
-// records holds every record of the log as it is; it only grows at its end.
-// events holds what queries filter by, in short rows, so that filtering reads
-// little; an outcome changes state and outcome of its event's row. blocks bounds
-// the times in each block of blockSize records, so that a query by time touches
-// only the blocks that can match.
+// A block stands for blockSize records of the log. blocks holds what a query needs
+// to pass it by, in short rows; columns holds what decides about each event in it.
+// The events themselves are read from the log.
 const indexTables = `
 CREATE TABLE meta (
   id       INTEGER PRIMARY KEY CHECK (id = 1),
   log      TEXT NOT NULL,             -- public key of the log
-  position INTEGER NOT NULL           -- the next record to read
+  position INTEGER NOT NULL,          -- the next record to read
+  leaf     TEXT NOT NULL              -- leaf hash of the last one that was read
 ) STRICT;
-INSERT INTO meta VALUES (1, '', 0);
-CREATE TABLE records (
-  log_index INTEGER PRIMARY KEY,
-  record    BLOB NOT NULL
-) STRICT;
-CREATE TABLE events (
-  log_index   INTEGER PRIMARY KEY,
-  id          TEXT NOT NULL,
-  time        INTEGER NOT NULL,        -- microseconds since 1970 UTC
-  tenant      TEXT NOT NULL,
-  kind        TEXT NOT NULL,
-  tool        TEXT NOT NULL,
-  agent       TEXT NOT NULL,
-  decision    TEXT NOT NULL,
-  enforcement TEXT NOT NULL,
-  mode        TEXT NOT NULL,
-  reason      TEXT NOT NULL,
-  resource    TEXT NOT NULL,
-  state       TEXT NOT NULL,           -- of the last outcome
-  outcome     INTEGER                  -- log_index of the last outcome record
-) STRICT;
-CREATE INDEX events_by_id ON events (id);
+INSERT INTO meta VALUES (1, '', 0, '');
 CREATE TABLE blocks (
-  block    INTEGER PRIMARY KEY,        -- log_index / blockSize
-  min_time INTEGER NOT NULL,
-  max_time INTEGER NOT NULL
+  block     INTEGER PRIMARY KEY,       -- log_index / blockSize
+  records   INTEGER NOT NULL,          -- the log's size when it was written
+  min_time  INTEGER NOT NULL,          -- microseconds since 1970 UTC
+  max_time  INTEGER NOT NULL,
+  min_key   BLOB NOT NULL,             -- of the events' ids
+  max_key   BLOB NOT NULL,
+  tenants   INTEGER NOT NULL,          -- a bit for each value that is in it, by its hash
+  kinds     INTEGER NOT NULL,
+  tools     INTEGER NOT NULL,
+  agents    INTEGER NOT NULL,
+  decisions INTEGER NOT NULL,
+  reasons   INTEGER NOT NULL,
+  states    INTEGER NOT NULL
+) STRICT;
+CREATE TABLE columns (
+  block   INTEGER PRIMARY KEY,
+  content BLOB NOT NULL
 ) STRICT;
 `
-
-const blockSize = 1024
 
 // OpenIndex opens the index at path, or makes a new one when it is missing or
 // cannot be used. Follow fills it.
@@ -196,6 +188,13 @@ func (ix *Index) disconnect() error {
 		return fmt.Errorf("close the index %s: %w", ix.path, err)
 	}
 	return nil
+}
+
+// attach lets queries read the events of src: the file is about that log.
+func (ix *Index) attach(src Source) {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	ix.src = src
 }
 
 // advance publishes the position.

@@ -3,14 +3,13 @@ package store
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	jsonv2 "github.com/go-json-experiment/json"
 
 	"github.com/actpass/sidecar/evidence"
 )
@@ -99,6 +98,9 @@ type follower struct {
 	stmts map[string]*sql.Stmt
 
 	forgotten uint64 // what first was when forget ran
+
+	blocks map[uint64]*block // the newest, and those that outcomes in this batch fell into
+	places map[eventKey]place
 }
 
 // run follows until something fails. progress is called after every batch.
@@ -169,6 +171,7 @@ func (f *follower) begin(ctx context.Context) error {
 		return fmt.Errorf("open the index for writing: %w", err)
 	}
 	f.conn, f.stmts = conn, map[string]*sql.Stmt{}
+	f.blocks, f.places = nil, nil
 	return nil
 }
 
@@ -193,12 +196,12 @@ func (f *follower) align(ctx context.Context) error {
 	if k, ok := f.src.(interface{ PublicKey() string }); ok {
 		id = k.PublicKey()
 	}
-	var have string
+	var have, leaf string
 	var position uint64
-	if err := f.conn.QueryRowContext(ctx, `SELECT log, position FROM meta WHERE id = 1`).Scan(&have, &position); err != nil {
+	if err := f.conn.QueryRowContext(ctx, `SELECT log, position, leaf FROM meta WHERE id = 1`).Scan(&have, &position, &leaf); err != nil {
 		return fmt.Errorf("read the position of the index: %w", err)
 	}
-	first := f.first()
+	first := firstOf(f.src)
 	switch {
 	case position > f.src.Size(), position > 0 && have != id:
 		return errAlien
@@ -207,15 +210,11 @@ func (f *follower) align(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read record %d of the log: %w", position-1, err)
 		}
-		var record []byte
-		err = f.conn.QueryRowContext(ctx, `SELECT record FROM records WHERE log_index = ?`, position-1).Scan(&record)
-		if errors.Is(err, sql.ErrNoRows) {
-			return errAlien
-		}
+		b, err := f.block(ctx, (position-1)/blockSize)
 		if err != nil {
-			return fmt.Errorf("read record %d of the index: %w", position-1, err)
+			return err
 		}
-		if len(last) != 1 || last[0].LeafHash != evidence.LeafHash(record).String() {
+		if len(last) != 1 || last[0].LeafHash != leaf || b.end != position {
 			return errAlien
 		}
 	}
@@ -224,13 +223,14 @@ func (f *follower) align(ctx context.Context) error {
 	if _, err := f.conn.ExecContext(ctx, `UPDATE meta SET log = ?, position = ? WHERE id = 1`, id, position); err != nil {
 		return fmt.Errorf("claim the index for this log: %w", err)
 	}
+	f.ix.attach(f.src)
 	f.ix.advance(position)
 	return nil
 }
 
-// first is the oldest record that the log still has.
-func (f *follower) first() uint64 {
-	if r, ok := f.src.(interface{ First() uint64 }); ok {
+// firstOf is the oldest record that the log still has.
+func firstOf(src Source) uint64 {
+	if r, ok := src.(interface{ First() uint64 }); ok {
 		return r.First()
 	}
 	return 0
@@ -239,110 +239,189 @@ func (f *follower) first() uint64 {
 // forget drops what retention took from the log, so that the index does not
 // outgrow it. A crash in between leaves some for the next time.
 func (f *follower) forget(ctx context.Context) error {
-	first := f.first()
+	first := firstOf(f.src)
 	if first == f.forgotten {
 		return nil
 	}
-	for _, query := range []string{
-		`DELETE FROM events WHERE log_index < ?`,
-		`DELETE FROM records WHERE log_index < ?`,
-		`DELETE FROM blocks WHERE (block + 1) * ` + strconv.Itoa(blockSize) + ` <= ?`,
-	} {
-		if err := f.exec(ctx, query, int64(first)); err != nil {
+	for _, table := range []string{"blocks", "columns"} {
+		if err := f.exec(ctx, `DELETE FROM `+table+` WHERE (block + 1) * `+strconv.Itoa(blockSize)+` <= ?`, int64(first)); err != nil {
 			return err
+		}
+	}
+	for number, b := range f.blocks {
+		if (number+1)*blockSize <= first {
+			for i := range b.rows {
+				delete(f.places, b.rows[i].key)
+			}
+			delete(f.blocks, number)
 		}
 	}
 	f.forgotten = first
 	return nil
 }
 
-// row is what queries filter an event by.
-type row struct {
-	index   uint64
-	c       columns
-	time    int64
-	state   string
-	outcome sql.NullInt64
-}
-
-// columns are the members of a record that the index looks at; reading only
-// them costs a third of reading the whole event.
-type columns struct {
-	ID          string        `json:"id"`
-	Kind        string        `json:"kind"`
-	Time        evidence.Time `json:"time"`
-	TenantID    string        `json:"tenant_id"`
-	AgentID     string        `json:"agent_id"`
-	Tool        string        `json:"tool"`
-	Resource    string        `json:"resource"`
-	Decision    string        `json:"decision"`
-	Enforcement string        `json:"enforcement"`
-	Mode        string        `json:"mode"`
-	ReasonCode  string        `json:"reason_code"`
-}
-
-// late is an outcome whose event is not in the same batch.
-type late struct {
-	event, state string
-	index        uint64
-}
-
 // apply writes one batch in one transaction, its position included: a crash
 // leaves the batch before it.
 func (f *follower) apply(ctx context.Context, entries []evidence.Entry) (err error) {
-	rows := make([]row, 0, len(entries))
-	byID := make(map[string]int, len(entries))
-	var outcomes []late
-	for _, e := range entries {
-		// A record that this version cannot read is kept, but not found. It must not
-		// stop those after it.
-		look, err := evidence.Look(e.Record)
-		if err != nil {
-			continue
-		}
-		if look.Kind == evidence.KindOutcome {
-			if i, ok := byID[look.EventID]; ok {
-				rows[i].state = look.State
-				rows[i].outcome = sql.NullInt64{Int64: int64(e.Index), Valid: true}
-			} else {
-				outcomes = append(outcomes, late{event: look.EventID, state: look.State, index: e.Index})
-			}
-			continue
-		}
-		var c columns
-		if err := jsonv2.Unmarshal(e.Record, &c); err != nil {
-			continue
-		}
-		byID[c.ID] = len(rows)
-		rows = append(rows, row{index: e.Index, c: c, time: c.Time.UnixMicro(), state: look.State})
-	}
-
 	if err := f.exec(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
+			f.blocks, f.places = nil, nil // they are ahead of the file
 			_ = f.exec(context.WithoutCancel(ctx), "ROLLBACK")
 		}
 	}()
-	if err := f.insertRecords(ctx, entries); err != nil {
-		return err
-	}
-	if err := f.insertEvents(ctx, rows); err != nil {
-		return err
-	}
-	for _, o := range outcomes {
-		if err := f.exec(ctx, `UPDATE events SET state = ?, outcome = ? WHERE id = ?`, o.state, int64(o.index), o.event); err != nil {
+	var r reading
+	for i := range entries {
+		if err := f.take(ctx, &entries[i], &r); err != nil {
 			return err
 		}
 	}
-	if err := f.bound(ctx, rows); err != nil {
+	if err := f.keep(ctx, keepBlocks); err != nil {
 		return err
 	}
-	if err := f.exec(ctx, `UPDATE meta SET position = ? WHERE id = 1`, int64(entries[len(entries)-1].Index+1)); err != nil {
+	last := entries[len(entries)-1]
+	if err := f.exec(ctx, `UPDATE meta SET position = ?, leaf = ? WHERE id = 1`, int64(last.Index+1), last.LeafHash); err != nil {
 		return err
 	}
 	return f.exec(ctx, "COMMIT")
+}
+
+// keepBlocks is how many blocks stay in memory, so that an outcome finds its
+// event there; maxBlocks bounds what outcomes of old events may add in a batch.
+const (
+	keepBlocks = 16
+	maxBlocks  = 128
+)
+
+// place is where an event stands in the blocks in memory.
+type place struct {
+	block *block
+	row   int
+}
+
+// take puts one record into its block.
+func (f *follower) take(ctx context.Context, e *evidence.Entry, r *reading) error {
+	b, err := f.block(ctx, e.Index/blockSize)
+	if err != nil {
+		return err
+	}
+	b.end, b.dirty = e.Index+1, true
+	if !r.read(e.Record) {
+		// A record that this version cannot read is not found. It must not stop
+		// those after it.
+		return nil
+	}
+	if !r.outcome() {
+		row := b.add(e.Index, r)
+		f.places[row.key] = place{b, len(b.rows) - 1}
+		return nil
+	}
+	key := keyOf(r.of)
+	at, ok := f.places[key]
+	if !ok {
+		if at, ok, err = f.find(ctx, key); err != nil || !ok {
+			return err
+		}
+	}
+	at.block.settle(&at.block.rows[at.row], e.Index, r)
+	return nil
+}
+
+// block gives the block of that number, from memory, the file, or new.
+func (f *follower) block(ctx context.Context, number uint64) (*block, error) {
+	if b := f.blocks[number]; b != nil {
+		return b, nil
+	}
+	if len(f.blocks) >= maxBlocks {
+		if err := f.keep(ctx, keepBlocks); err != nil {
+			return nil, err
+		}
+	}
+	b := newBlock(number)
+	var content []byte
+	var end int64
+	err := f.conn.QueryRowContext(ctx, `SELECT b.records, c.content FROM blocks b JOIN columns c USING (block) WHERE b.block = ?`, int64(number)).Scan(&end, &content)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+	case err != nil:
+		return nil, err
+	default:
+		if b, err = decodeBlock(number, content); err != nil {
+			return nil, err
+		}
+		b.end = uint64(end)
+		b.know()
+	}
+	if f.blocks == nil {
+		f.blocks, f.places = map[uint64]*block{}, map[eventKey]place{}
+	}
+	f.blocks[number] = b
+	for i := range b.rows {
+		f.places[b.rows[i].key] = place{b, i}
+	}
+	return b, nil
+}
+
+// find looks for an event that is not in memory, in the newest blocks first.
+func (f *follower) find(ctx context.Context, key eventKey) (place, bool, error) {
+	rows, err := f.conn.QueryContext(ctx, `SELECT block FROM blocks WHERE min_key <= ? AND max_key >= ? ORDER BY block DESC`, key[:], key[:])
+	if err != nil {
+		return place{}, false, err
+	}
+	var candidates []uint64
+	err = eachRow(rows, func(s scanner) error {
+		var n int64
+		err := s.Scan(&n)
+		candidates = append(candidates, uint64(n))
+		return err
+	})
+	if err != nil {
+		return place{}, false, err
+	}
+	for _, n := range candidates {
+		if f.blocks[n] != nil {
+			continue
+		}
+		b, err := f.block(ctx, n)
+		if err != nil {
+			return place{}, false, err
+		}
+		if at, ok := f.places[key]; ok && at.block == b {
+			return at, true, nil
+		}
+	}
+	return place{}, false, nil
+}
+
+// keep writes what has changed, and leaves the n newest blocks in memory.
+func (f *follower) keep(ctx context.Context, n int) error {
+	numbers := slices.Sorted(maps.Keys(f.blocks))
+	for i, number := range numbers {
+		b := f.blocks[number]
+		if b.dirty {
+			s := b.summary()
+			args := []any{int64(number), int64(b.end), s.minTime, s.maxTime, s.minKey[:], s.maxKey[:]}
+			for _, m := range s.masks {
+				args = append(args, int64(m))
+			}
+			if err := f.exec(ctx, `INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?, ?`+strings.Repeat(", ?", numColumns)+`)`, args...); err != nil {
+				return err
+			}
+			if err := f.exec(ctx, `INSERT OR REPLACE INTO columns VALUES (?, ?)`, int64(number), b.encode()); err != nil {
+				return err
+			}
+			b.dirty = false
+		}
+		if i < len(numbers)-n {
+			for i := range b.rows {
+				delete(f.places, b.rows[i].key)
+			}
+			delete(f.blocks, number)
+		}
+	}
+	return nil
 }
 
 func (f *follower) exec(ctx context.Context, query string, args ...any) error {
@@ -356,101 +435,4 @@ func (f *follower) exec(ctx context.Context, query string, args ...any) error {
 	}
 	_, err := st.ExecContext(ctx, args...)
 	return err
-}
-
-// insertMany is how many rows one statement inserts; what is left over goes one
-// by one.
-const insertMany = 16
-
-const (
-	recordColumns = 2
-	eventColumns  = 14
-)
-
-var (
-	insertRecord  = "INSERT INTO records VALUES (?, ?)"
-	insertRecords = insertRecord + strings.Repeat(", (?, ?)", insertMany-1)
-	insertEvent   = "INSERT INTO events VALUES (?" + strings.Repeat(", ?", eventColumns-1) + ")"
-	insertEvents  = insertEvent + strings.Repeat(", (?"+strings.Repeat(", ?", eventColumns-1)+")", insertMany-1)
-)
-
-func (f *follower) insertRecords(ctx context.Context, entries []evidence.Entry) error {
-	args := make([]any, 0, recordColumns*insertMany)
-	for i := 0; i < len(entries); {
-		query, n := insertRecord, 1
-		if len(entries)-i >= insertMany {
-			query, n = insertRecords, insertMany
-		}
-		args = args[:0]
-		for _, e := range entries[i : i+n] {
-			args = append(args, int64(e.Index), e.Record)
-		}
-		if err := f.exec(ctx, query, args...); err != nil {
-			return err
-		}
-		i += n
-	}
-	return nil
-}
-
-func (f *follower) insertEvents(ctx context.Context, rows []row) error {
-	args := make([]any, 0, eventColumns*insertMany)
-	for i := 0; i < len(rows); {
-		query, n := insertEvent, 1
-		if len(rows)-i >= insertMany {
-			query, n = insertEvents, insertMany
-		}
-		args = args[:0]
-		for _, r := range rows[i : i+n] {
-			args = append(args, int64(r.index), r.c.ID, r.time, r.c.TenantID, r.c.Kind, r.c.Tool, r.c.AgentID,
-				r.c.Decision, r.c.Enforcement, r.c.Mode, r.c.ReasonCode, r.c.Resource, r.state, r.outcome)
-		}
-		if err := f.exec(ctx, query, args...); err != nil {
-			return err
-		}
-		i += n
-	}
-	return nil
-}
-
-// bound widens the time bounds of the blocks that rows lie in.
-func (f *follower) bound(ctx context.Context, rows []row) error {
-	for i := 0; i < len(rows); {
-		block := rows[i].index / blockSize
-		lo, hi := rows[i].time, rows[i].time
-		for ; i < len(rows) && rows[i].index/blockSize == block; i++ {
-			lo, hi = min(lo, rows[i].time), max(hi, rows[i].time)
-		}
-		err := f.exec(ctx, `INSERT INTO blocks VALUES (?, ?, ?)
-			ON CONFLICT DO UPDATE SET min_time = min(min_time, excluded.min_time), max_time = max(max_time, excluded.max_time)`,
-			int64(block), lo, hi)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// View is an event as queries give it: with its last outcome, and its place in
-// the log.
-type View struct {
-	evidence.Event
-	Log LogPosition `json:"log"`
-}
-
-// LogPosition is where an event stands in the log.
-type LogPosition struct {
-	Index    uint64 `json:"index"`
-	LeafHash string `json:"leaf_hash"` // base64 (standard) of the RFC 6962 leaf hash of the event's record
-}
-
-// MarshalJSON puts log at the end of the event's own members.
-func (v View) MarshalJSON() ([]byte, error) {
-	// An alias has no methods, so that one which Event may have is not taken for
-	// View's own.
-	type plain evidence.Event
-	return json.Marshal(struct {
-		plain
-		Log LogPosition `json:"log"`
-	}{plain(v.Event), v.Log})
 }

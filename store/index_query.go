@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -32,63 +33,81 @@ type Query struct {
 	Limit    int // 50 when 0, at most 1000
 }
 
-const viewColumns = `e.log_index, r.record, o.record FROM events e
-	JOIN records r ON r.log_index = e.log_index LEFT JOIN records o ON o.log_index = e.outcome`
-
-func scanView(s scanner) (View, error) {
-	var v View
-	var record, outcome []byte
-	if err := s.Scan(&v.Log.Index, &record, &outcome); err != nil {
-		return View{}, err
-	}
-	e, _, err := evidence.DecodeRecord(record)
-	if err == nil && e == nil {
-		err = errors.New("it is not an event")
-	}
-	if err != nil {
-		return View{}, fmt.Errorf("record %d: %w", v.Log.Index, err)
-	}
-	v.Event = *e
-	v.Log.LeafHash = evidence.LeafHash(record).String()
-	if outcome == nil {
-		return v, nil
-	}
-	_, o, err := evidence.DecodeRecord(outcome)
-	if err == nil && o == nil {
-		err = errors.New("it is not an outcome")
-	}
-	if err != nil {
-		return View{}, fmt.Errorf("outcome of record %d: %w", v.Log.Index, err)
-	}
-	v.Outcome = &o.Outcome
-	return v, nil
-}
-
-// reader gives the read handle; release it.
-func (ix *Index) reader() (*sql.DB, func(), error) {
+// reader gives the read handle and the log; release it.
+func (ix *Index) reader() (*sql.DB, Source, func(), error) {
+	ix.mu.Lock()
+	src := ix.src
+	ix.mu.Unlock()
 	ix.db.RLock()
-	if ix.read == nil {
+	switch {
+	case ix.read == nil:
 		ix.db.RUnlock()
-		return nil, nil, errClosed
+		return nil, nil, nil, errClosed
+	case src == nil:
+		ix.db.RUnlock()
+		return nil, nil, nil, errors.New("the index does not follow a log yet")
 	}
-	return ix.read, ix.db.RUnlock, nil
+	return ix.read, src, ix.db.RUnlock, nil
 }
 
 // Event finds one event of a tenant by its id; gate.ErrNotFound.
 func (ix *Index) Event(ctx context.Context, tenant, id string) (View, error) {
-	db, release, err := ix.reader()
+	db, src, release, err := ix.reader()
 	if err != nil {
 		return View{}, err
 	}
 	defer release()
-	v, err := scanView(db.QueryRowContext(ctx, `SELECT `+viewColumns+` WHERE e.id = ? AND e.tenant = ?`, id, tenant))
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return View{}, notFound("event", id)
-	case err != nil:
+	key := keyOf([]byte(id))
+	var found *hit
+	err = scanBlocks(ctx, db, `b.min_key <= ? AND b.max_key >= ?`, []any{key[:], key[:]}, func(b *block) bool {
+		for i := range b.rows {
+			if r := &b.rows[i]; r.key == key && b.words[r.cols[colTenant]] == tenant {
+				found = b.hit(r)
+				return false
+			}
+		}
+		return true
+	})
+	if err != nil {
 		return View{}, fmt.Errorf("read event %s: %w", id, err)
 	}
-	return v, nil
+	if found == nil {
+		return View{}, notFound("event", id)
+	}
+	list, err := views(src, []*hit{found})
+	switch {
+	case err != nil:
+		return View{}, fmt.Errorf("read event %s: %w", id, err)
+	case len(list) == 0 || list[0].ID != id: // retention took it, or another id has the same key
+		return View{}, notFound("event", id)
+	}
+	return list[0], nil
+}
+
+// scanBlocks calls visit for the blocks that where selects, newest first, until
+// it returns false.
+func scanBlocks(ctx context.Context, db *sql.DB, where string, args []any, visit func(*block) bool) error {
+	rows, err := db.QueryContext(ctx, `SELECT b.block, c.content FROM blocks b JOIN columns c ON c.block = b.block
+		WHERE `+where+` ORDER BY b.block DESC`, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var number int64
+		var content sql.RawBytes
+		if err := rows.Scan(&number, &content); err != nil {
+			return err
+		}
+		b, err := decodeBlock(uint64(number), content)
+		if err != nil {
+			return err
+		}
+		if !visit(b) {
+			break
+		}
+	}
+	return rows.Err()
 }
 
 // Events lists events, newest first in the order of the log. next is the cursor
@@ -100,80 +119,160 @@ func (ix *Index) Events(ctx context.Context, q Query) (list []View, next string,
 			return nil, "", badCursor()
 		}
 	}
-	db, release, err := ix.reader()
+	db, src, release, err := ix.reader()
 	if err != nil {
 		return nil, "", err
 	}
 	defer release()
-	where := []string{"e.tenant = ?"}
-	args := []any{q.Tenant}
-	and := func(cond string, values ...any) {
-		where = append(where, cond)
-		args = append(args, values...)
-	}
-	from := uint64(0)
+	first := firstOf(src)
+	where := "b.block <= ? AND b.block >= ?"
+	args := []any{int64(before / blockSize), int64(first / blockSize)}
+	since, until := int64(math.MinInt64), int64(math.MaxInt64)
 	if !q.Since.IsZero() {
-		// The blocks bound the search, the exact condition does the rest.
-		var block sql.Null[uint64]
-		if err := db.QueryRowContext(ctx, `SELECT min(block) FROM blocks WHERE max_time >= ?`, micros(q.Since)).Scan(&block); err != nil {
-			return nil, "", fmt.Errorf("list events: %w", err)
-		}
-		if !block.Valid {
-			return nil, "", nil
-		}
-		from = block.V * blockSize
-		and("e.time >= ?", micros(q.Since))
+		since = micros(q.Since)
+		where += " AND b.max_time >= ?"
+		args = append(args, since)
 	}
 	if !q.Until.IsZero() {
-		var block sql.Null[uint64]
-		if err := db.QueryRowContext(ctx, `SELECT max(block) FROM blocks WHERE min_time < ?`, micros(q.Until)).Scan(&block); err != nil {
-			return nil, "", fmt.Errorf("list events: %w", err)
-		}
-		if !block.Valid {
-			return nil, "", nil
-		}
-		before = min(before, (block.V+1)*blockSize)
-		and("e.time < ?", micros(q.Until))
+		until = micros(q.Until)
+		where += " AND b.min_time < ?"
+		args = append(args, until)
 	}
-	and("e.log_index >= ? AND e.log_index < ?", int64(from), int64(before))
-	switch q.Kind {
-	case "":
-		and("e.kind <> ?", evidence.KindSystem)
-	case KindAll:
-	default:
-		and("e.kind = ?", q.Kind)
-	}
-	switch {
-	case q.Tool == "":
-	case strings.ContainsAny(q.Tool, "*?["):
-		and("e.tool GLOB ?", q.Tool)
-	default:
-		and("e.tool = ?", q.Tool)
-	}
-	for _, exact := range []struct{ column, value string }{
-		{"agent", q.Agent}, {"decision", q.Decision}, {"state", q.State}, {"reason", q.Reason},
-	} {
-		if exact.value != "" {
-			and("e."+exact.column+" = ?", exact.value)
+	tests := q.tests()
+	for _, t := range tests {
+		if t.mask != 0 {
+			where += " AND (b." + t.column + " & ?) <> 0"
+			args = append(args, int64(t.mask))
 		}
 	}
 	limit := pageSize(q.Limit)
-	rows, err := db.QueryContext(ctx, `SELECT `+viewColumns+` WHERE `+strings.Join(where, " AND ")+
-		` ORDER BY e.log_index DESC LIMIT ?`, append(args, limit+1)...)
-	if err != nil {
-		return nil, "", fmt.Errorf("list events: %w", err)
-	}
-	err = eachRow(rows, func(s scanner) error {
-		v, err := scanView(s)
-		list = append(list, v)
-		return err
+	var hits []*hit
+	err = scanBlocks(ctx, db, where, args, func(b *block) bool {
+		good := make([]bool, len(b.words)*len(tests))
+		for i, t := range tests {
+			for j, w := range b.words {
+				good[i*len(b.words)+j] = t.match(w)
+			}
+		}
+	rows:
+		for i := len(b.rows) - 1; i >= 0; i-- {
+			r := &b.rows[i]
+			if at := b.index(r); at >= before || at < first || r.time < since || r.time >= until {
+				continue
+			}
+			for j, t := range tests {
+				if !good[j*len(b.words)+int(r.cols[t.col])] {
+					continue rows
+				}
+			}
+			hits = append(hits, b.hit(r))
+			if len(hits) > limit {
+				return false
+			}
+		}
+		return true
 	})
 	if err != nil {
 		return nil, "", fmt.Errorf("list events: %w", err)
 	}
-	if len(list) > limit {
-		list = list[:limit]
-		next = strconv.FormatUint(list[limit-1].Log.Index, 10)
+	if len(hits) > limit {
+		hits = hits[:limit]
+		next = strconv.FormatUint(hits[limit-1].index, 10)
+	}
+	if list, err = views(src, hits); err != nil {
+		return nil, "", fmt.Errorf("list events: %w", err)
 	}
 	return list, next, nil
+}
+
+// test is one condition of a query.
+type test struct {
+	col    int
+	column string // of the table blocks
+	mask   uint64 // 0: it tells nothing about a block as a whole
+	match  func(word string) bool
+}
+
+func (q *Query) tests() []test {
+	exact := func(col int, column, value string) test {
+		return test{col, column, maskBit(value), func(w string) bool { return w == value }}
+	}
+	tests := []test{exact(colTenant, "tenants", q.Tenant)}
+	switch q.Kind {
+	case "":
+		tests = append(tests, test{col: colKind, match: func(w string) bool { return w != evidence.KindSystem }})
+	case KindAll:
+	default:
+		tests = append(tests, exact(colKind, "kinds", q.Kind))
+	}
+	switch {
+	case q.Tool == "":
+	case strings.ContainsAny(q.Tool, "*?["):
+		tests = append(tests, test{col: colTool, match: globber(q.Tool)})
+	default:
+		tests = append(tests, exact(colTool, "tools", q.Tool))
+	}
+	if q.Agent != "" {
+		tests = append(tests, exact(colAgent, "agents", q.Agent))
+	}
+	if q.Decision != "" {
+		tests = append(tests, exact(colDecision, "decisions", q.Decision))
+	}
+	if q.State != "" {
+		tests = append(tests, exact(colState, "states", q.State))
+	}
+	if q.Reason != "" {
+		tests = append(tests, exact(colReason, "reasons", q.Reason))
+	}
+	return tests
+}
+
+// globber matches as SQLite's GLOB: * is any text, ? one character, [...] one of
+// a set and [^...] one that is not. A pattern that is not well formed matches
+// nothing.
+func globber(pattern string) func(string) bool {
+	var re strings.Builder
+	re.WriteString(`(?s)\A`)
+	for i := 0; i < len(pattern); i++ {
+		switch c := pattern[i]; c {
+		case '*':
+			re.WriteString(`.*`)
+		case '?':
+			re.WriteString(`.`)
+		case '[':
+			from := i + 1
+			if from < len(pattern) && pattern[from] == '^' {
+				from++
+			}
+			end := -1
+			if from < len(pattern) { // a ] that comes first is one of the set
+				end = strings.IndexByte(pattern[from+1:], ']')
+			}
+			if end < 0 {
+				return func(string) bool { return false }
+			}
+			set := pattern[i+1 : from+1+end]
+			i = from + 1 + end
+			re.WriteByte('[')
+			if set[0] == '^' {
+				re.WriteByte('^')
+				set = set[1:]
+			}
+			re.WriteString(strings.NewReplacer(`\`, `\\`, `[`, `\[`, `]`, `\]`, `^`, `\^`).Replace(set))
+			re.WriteByte(']')
+		default:
+			end := i
+			for end < len(pattern) && !strings.ContainsRune("*?[", rune(pattern[end])) {
+				end++
+			}
+			re.WriteString(regexp.QuoteMeta(pattern[i:end]))
+			i = end - 1
+		}
+	}
+	re.WriteString(`\z`)
+	compiled, err := regexp.Compile(re.String())
+	if err != nil {
+		return func(string) bool { return false }
+	}
+	return compiled.MatchString
 }
