@@ -69,12 +69,10 @@ type settings struct {
 	parent                       environment
 }
 
-type variable struct{ name, value string }
-
 // variables are what the child gets instead of, or beyond, what the parent had.
-func variables(s settings) []variable {
-	var out []variable
-	set := func(name, value string) { out = append(out, variable{name, value}) }
+func variables(s settings) []Variable {
+	var out []Variable
+	set := func(name, value string) { out = append(out, Variable{name, value}) }
 
 	// The sidecar's other listeners are reached directly even when NoProxy is empty.
 	noProxy := slices.Clone(s.noProxy)
@@ -116,7 +114,7 @@ func variables(s settings) []variable {
 // merge is the parent's environment with vars in place of its own. The parent's ACTPASS_ variables are for the sidecar and
 // its operator, ACTPASS_API_KEY and a database's password among them: an agent that inherited an approver's key could
 // approve its own calls, so none are handed down.
-func merge(parent environment, vars []variable) []string {
+func merge(parent environment, vars []Variable) []string {
 	env := make(environment, len(parent)+len(vars))
 	for name, value := range parent {
 		if !strings.HasPrefix(name, "ACTPASS_") && !slices.Contains(otherProxies, name) {
@@ -124,7 +122,7 @@ func merge(parent environment, vars []variable) []string {
 		}
 	}
 	for _, v := range vars {
-		env[v.name] = v.value
+		env[v.Name] = v.Value
 	}
 	out := make([]string, 0, len(env))
 	for name, value := range env {

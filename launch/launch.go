@@ -73,30 +73,16 @@ func Prepare(dir string, opt Options) (*Env, error) {
 	if err != nil {
 		return nil, err
 	}
-	own := certificates(opt.CAPEM)
-	if len(own) == 0 {
-		return nil, errors.New("prepare the child's trust: the sidecar's CA holds no certificate in PEM form")
-	}
 	if dir, err = privateDir(dir); err != nil {
 		return nil, err
 	}
 
 	parent := parseEnviron(opt.Environ)
-	roots, err := collectRoots(parent, systemRoots)
+	files, warnings, err := trustFiles(opt.CAPEM, parent)
 	if err != nil {
 		return nil, err
 	}
-	bundle := union(roots.bundle, own)
-	for _, f := range []struct {
-		name string
-		data []byte
-	}{
-		{caFile, encodePEM(own)},
-		{bundleFile, encodePEM(bundle)},
-		{nodeExtraFile, encodePEM(union(roots.nodeExtra, own))},
-		{trustFile, encodeJKS(bundle)},
-		{preloadFile, preload},
-	} {
+	for _, f := range files {
 		if err := os.WriteFile(filepath.Join(dir, f.name), f.data, 0o600); err != nil {
 			return nil, fmt.Errorf("prepare the child's files: %w", err)
 		}
@@ -112,8 +98,33 @@ func Prepare(dir string, opt Options) (*Env, error) {
 	})
 	return &Env{
 		environ:  merge(parent, vars),
-		warnings: append(roots.warnings, proxyWarnings(parent)...),
+		warnings: append(warnings, proxyWarnings(parent)...),
 	}, nil
+}
+
+type file struct {
+	name string
+	data []byte
+}
+
+// trustFiles are the files of a child whose parent has the given environment.
+func trustFiles(caPEM []byte, parent environment) ([]file, []string, error) {
+	own := certificates(caPEM)
+	if len(own) == 0 {
+		return nil, nil, errors.New("prepare the child's trust: the sidecar's CA holds no certificate in PEM form")
+	}
+	roots, err := collectRoots(parent, systemRoots)
+	if err != nil {
+		return nil, nil, err
+	}
+	bundle := union(roots.bundle, own)
+	return []file{
+		{caFile, encodePEM(own)},
+		{bundleFile, encodePEM(bundle)},
+		{nodeExtraFile, encodePEM(union(roots.nodeExtra, own))},
+		{trustFile, encodeJKS(bundle)},
+		{preloadFile, preload},
+	}, roots.warnings, nil
 }
 
 // parseProxy accepts what every runtime can use: clients differ in how they take a TLS proxy or one without a port.

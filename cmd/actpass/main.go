@@ -81,7 +81,7 @@ func newRoot() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newServeCmd(), newRunCmd(), newCheckCmd(), newExplainCmd(),
 		newKeysCmd(), newPassportCmd(), newApprovalsCmd(), newLimitsCmd(), newEvidenceCmd(), newCACmd(), newMappingCmd(),
-		newSimulateCmd(), newTestCmd(), newRedirectCmd())
+		newSimulateCmd(), newTestCmd(), newRedirectCmd(), newInjectCmd())
 	strictArgs(root)
 	return root
 }

@@ -20,6 +20,7 @@ import (
 const drain = 30 * time.Second
 
 func newServeCmd() *cobra.Command {
+	var trust string
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the sidecar",
@@ -34,9 +35,10 @@ configuration, mapping and policies: all of it or nothing.`,
 			if err != nil {
 				return configError(err)
 			}
-			return serve(cmd, cfg, compiled)
+			return serve(cmd, cfg, compiled, trust)
 		},
 	}
+	cmd.Flags().StringVar(&trust, "trust-dir", "", "directory to write roots, truststore and Node preload into, for other containers")
 	addSettingFlags(cmd)
 	return cmd
 }
@@ -45,12 +47,15 @@ func configError(err error) error {
 	return finding("the configuration cannot be used:\n%v", err)
 }
 
-func serve(cmd *cobra.Command, cfg *config.Config, compiled *config.Compiled) error {
+func serve(cmd *cobra.Command, cfg *config.Config, compiled *config.Compiled, trust string) error {
 	log, err := newLogger(cfg)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = log.Sync() }()
+	if err := publishTrust(cfg, trust, log); err != nil {
+		return err
+	}
 	began := time.Now()
 	ctx, cancel := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
