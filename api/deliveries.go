@@ -14,6 +14,7 @@ import (
 type Channels interface {
 	Deliveries(ctx context.Context, q notify.DeliveryQuery) ([]notify.Delivery, string, error)
 	Retry(ctx context.Context, actor gate.Identity, id string) (notify.Delivery, error)
+	Callback(ctx context.Context, name string, h http.Header, body []byte) (gate.Approval, error)
 }
 
 var _ Channels = (*notify.Notifier)(nil)

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"net/http"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 type fakeChannels struct {
 	asked   notify.DeliveryQuery
 	retried string
+	err     error // of Callback
 }
 
 func (f *fakeChannels) Deliveries(_ context.Context, q notify.DeliveryQuery) ([]notify.Delivery, string, error) {
@@ -29,6 +31,10 @@ func (f *fakeChannels) Retry(_ context.Context, actor gate.Identity, id string) 
 	}
 	f.retried = id
 	return notify.Delivery{ID: id, Channel: "ops", Event: "opened", Time: time.Now(), State: notify.Queued}, nil
+}
+
+func (f *fakeChannels) Callback(context.Context, string, http.Header, []byte) (gate.Approval, error) {
+	return gate.Approval{}, f.err
 }
 
 func TestDeliveries(t *testing.T) {

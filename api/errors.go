@@ -107,7 +107,7 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 			s.Gate.Fault("api", err) // what the store and the log could not do, the gate has counted
 		}
 	}
-	if e.Status == http.StatusUnauthorized {
+	if e.Status == http.StatusUnauthorized && e.Code == "unauthenticated" {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="actpass"`)
 	}
 	if e.RetryAfter > 0 {

@@ -43,6 +43,7 @@ func (s *server) table() []route {
 		{method: "POST", pattern: "/api/v1/approvals/{id}/decide", roles: forHumans, do: s.decide},
 		{method: "GET", pattern: "/api/v1/deliveries", roles: forHumans, do: s.listDeliveries},
 		{method: "POST", pattern: "/api/v1/deliveries/{id}/retry", roles: forAdmins, do: s.retryDelivery},
+		{method: "POST", pattern: "/api/v1/callbacks/{name}", open: true, do: s.callback},
 		{method: "POST", pattern: "/api/v1/passports/issue", roles: forAll, do: s.issuePassport},
 		{method: "POST", pattern: "/api/v1/passports/verify", roles: forAll, do: s.verifyPassport},
 		{method: "POST", pattern: "/api/v1/passports/revoke", roles: forAdmins, do: s.revokePassport},

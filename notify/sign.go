@@ -28,19 +28,25 @@ var ErrSignature = errors.New("the signature is not good")
 // HMAC-SHA-256 over the time in decimal, a dot, and the body.
 func Sign(secret []byte, at time.Time, body []byte) string {
 	t := strconv.FormatInt(at.Unix(), 10)
-	return "t=" + t + ",v1=" + hex.EncodeToString(mac(secret, t, ".", body))
+	return "t=" + t + ",v1=" + hex.EncodeToString(mac(secret, t, ".", string(body)))
 }
 
 // Verify checks a value of ActPass-Signature. Several v1 may be there, while a
 // secret is being replaced: one must be right. Another version is ignored.
 func Verify(secret []byte, header string, body []byte, now time.Time) error {
+	_, err := verify(secret, header, body, now)
+	return err
+}
+
+// verify is Verify; sum is the right signature, however the header spelt it.
+func verify(secret []byte, header string, body []byte, now time.Time) (sum []byte, err error) {
 	var stamp string
 	var signatures []string
 	for _, part := range strings.Split(header, ",") {
 		switch k, v, _ := strings.Cut(strings.TrimSpace(part), "="); k {
 		case "t":
 			if stamp != "" {
-				return ErrSignature
+				return nil, ErrSignature
 			}
 			stamp = v
 		case "v1":
@@ -48,18 +54,23 @@ func Verify(secret []byte, header string, body []byte, now time.Time) error {
 		}
 	}
 	if err := fresh(stamp, now); err != nil {
-		return err
+		return nil, err
 	}
-	want := mac(secret, stamp, ".", body)
+	sum = mac(secret, stamp, ".", string(body))
 	good := false
 	for _, s := range signatures[:min(len(signatures), 5)] {
-		got, err := hex.DecodeString(s)
-		good = err == nil && hmac.Equal(got, want) || good
+		good = same(s, sum) || good
 	}
 	if len(secret) == 0 || !good {
-		return ErrSignature
+		return nil, ErrSignature
 	}
-	return nil
+	return sum, nil
+}
+
+// same compares a signature in hex with the right one, in constant time.
+func same(text string, sum []byte) bool {
+	got, err := hex.DecodeString(text)
+	return err == nil && hmac.Equal(got, sum)
 }
 
 // fresh checks the time of a signature, in seconds since 1970.
@@ -74,10 +85,10 @@ func fresh(stamp string, now time.Time) error {
 	return nil
 }
 
-func mac(secret []byte, stamp, dot string, body []byte) []byte {
+func mac(secret []byte, parts ...string) []byte {
 	h := hmac.New(sha256.New, secret)
-	h.Write([]byte(stamp))
-	h.Write([]byte(dot))
-	h.Write(body)
+	for _, p := range parts {
+		h.Write([]byte(p))
+	}
 	return h.Sum(nil)
 }
