@@ -37,6 +37,10 @@ type Gate interface {
 	VerifyPassport(ctx context.Context, actor gate.Identity, token, audience string) (*passport.Claims, error)
 	RevokePassport(ctx context.Context, actor gate.Identity, jti, reason string) error
 	JWKS() passport.JWKS
+	CreateGrant(ctx context.Context, actor gate.Identity, n gate.NewGrant) (gate.Grant, error)
+	Grants(ctx context.Context, actor gate.Identity, q gate.GrantQuery) ([]gate.Grant, string, error)
+	Grant(ctx context.Context, actor gate.Identity, id string) (gate.Grant, error)
+	RevokeGrant(ctx context.Context, actor gate.Identity, id, reason string) (gate.Grant, error)
 	Limits(ctx context.Context, actor gate.Identity, q gate.LimitQuery) ([]gate.LimitUse, string, error)
 	ResetLimit(ctx context.Context, actor gate.Identity, name, key, reason string) ([]gate.LimitUse, error)
 	Fault(kind string, err error)

@@ -39,6 +39,7 @@ type Approval struct {
 	// In the answer to the word that approved it, and nowhere else.
 	PassportToken     string         `json:"passport_token,omitempty"`
 	PassportExpiresAt *evidence.Time `json:"passport_expires_at,omitempty"`
+	Grant             *Grant         `json:"grant,omitempty"` // that was made with it
 }
 
 // Vote is one human's word.
@@ -169,6 +170,9 @@ type Verdict struct {
 	Decision string   `json:"decision"` // approve, deny, escalate
 	Reason   string   `json:"reason,omitempty"`
 	To       []string `json:"to,omitempty"` // groups, for escalate
+	// Grant approves, with this call, those like it. What it leaves empty is this
+	// approval's.
+	Grant *NewGrant `json:"grant,omitempty"`
 }
 
 func (v Verdict) check() error {
@@ -187,6 +191,9 @@ func (v Verdict) check() error {
 	}
 	if v.Decision != "escalate" && len(v.To) > 0 {
 		return invalid("to", "belongs to escalate only")
+	}
+	if v.Decision != "approve" && v.Grant != nil {
+		return invalid("grant", "belongs to approve only")
 	}
 	for _, g := range v.To {
 		if g == "" || len(g) > 200 {
@@ -208,11 +215,19 @@ func (s *server) decide(w http.ResponseWriter, r *http.Request, id gate.Identity
 	if err := v.check(); err != nil {
 		return err
 	}
-	a, err := s.Gate.Decide(r.Context(), id, key, v.Decision, v.Reason, v.To)
+	var a gate.Approval
+	var granted *Grant
+	if v.Grant != nil {
+		a, granted, err = s.decideWithGrant(r.Context(), id, key, &v)
+	} else {
+		a, err = s.Gate.Decide(r.Context(), id, key, v.Decision, v.Reason, v.To)
+		err = about("approval", storeDown, err)
+	}
 	if err != nil {
-		return about("approval", storeDown, err)
+		return err
 	}
 	d := ApprovalOf(a)
+	d.Grant = granted
 	if v.Decision == gate.Approve && a.State == gate.ApprovalApproved {
 		// The word is stored and stands, with or without a passport: the call's own
 		// retry needs none.

@@ -96,6 +96,17 @@ func (e *Event) Encode() ([]byte, error) {
 		w.close()
 	}
 	w.optional("passport_jti", e.PassportJTI)
+	if g := e.Grant; g != nil {
+		w.key("grant")
+		w.open()
+		w.str("id", g.ID)
+		w.int("use", g.Use)
+		w.int("of", g.Of)
+		if g.Amount != 0 {
+			w.int("amount", g.Amount)
+		}
+		w.close()
+	}
 	w.optional("message", e.Message)
 	if len(e.Data) > 0 {
 		w.stringMap("data", e.Data)

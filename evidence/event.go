@@ -37,6 +37,7 @@ const (
 	KindApproval = "approval" // a transition of an approval
 	KindConfig   = "config"   // a reload, or one that was refused
 	KindPassport = "passport" // one that was issued or revoked
+	KindGrant    = "grant"    // a grant was made or revoked
 	KindSystem   = "system"   // start, stop, keys made and revoked
 )
 
@@ -77,6 +78,7 @@ type Event struct {
 	Outcome     *Outcome          `json:"outcome,omitempty"`
 	Approval    *Approval         `json:"approval,omitempty"`
 	PassportJTI string            `json:"passport_jti,omitempty"`
+	Grant       *GrantUse         `json:"grant,omitempty"` // that let the call go, though its rule asks a human
 
 	// Message and Data belong to config and system records.
 	Message string            `json:"message,omitempty"`
@@ -119,6 +121,14 @@ type Approval struct {
 	Actor    string `json:"actor,omitempty"` // key id, or "system"
 	Reason   string `json:"reason,omitempty"`
 	EventRef string `json:"event_id,omitempty"` // the action that was held
+}
+
+// GrantUse is one use of a grant.
+type GrantUse struct {
+	ID     string `json:"id"`
+	Use    int64  `json:"use"`              // which one of the grant's uses this was
+	Of     int64  `json:"of"`               // how many there are
+	Amount int64  `json:"amount,omitempty"` // taken of the grant's sum, where it has one
 }
 
 // OutcomeRecord completes the action EventID. It is a record of its own,

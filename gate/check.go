@@ -39,6 +39,7 @@ type call struct {
 	idempotency string           // key of a preflight
 	claimed     string           // jti whose use was taken
 	consumed    bool             // the approval of its passport was used for this call
+	grant       string           // id of the grant of which it has a use, "" for none
 }
 
 // Check judges one call. Exactly one of permit and refusal is not nil; should
@@ -280,7 +281,7 @@ func (g *Gate) permit(ctx context.Context, c *call) (*Permit, *Refusal) {
 	g.decided(&c.event.Decision)
 	p := &Permit{
 		gate: g, out: c.out, decision: c.event.Decision, started: c.started, tenant: c.Identity.TenantID,
-		recorded: recorded, reservation: c.reservation, passport: c.claimed, approval: c.approval,
+		recorded: recorded, reservation: c.reservation, passport: c.claimed, approval: c.approval, grant: c.grant,
 	}
 	if p.decision.Enforcement == enforceWarn {
 		p.warning = warningText(&c.verdict, &p.decision)

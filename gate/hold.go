@@ -41,6 +41,12 @@ func (g *Gate) hold(ctx context.Context, c *call) (*Permit, *Refusal) {
 	if ref := g.limitHeld(ctx, c); ref != nil {
 		return nil, ref
 	}
+	if g.granted(ctx, c, func() string { return askedBy(fingerprint(c), c.asked) }, true) {
+		return g.permit(ctx, c)
+	}
+	if c.verdict.do(c.mode) == enforceBlock {
+		return nil, g.block(ctx, c)
+	}
 	a := g.approvalOf(c)
 	got, ref, err := g.open(ctx, c, a)
 	switch {

@@ -88,7 +88,9 @@ func (g *Gate) count(ctx context.Context, tenant, id string, uses []Use, now tim
 // unreserve gives back the shares of a call that does not leave after all. Those
 // under an approval's id stay for its other attempts, unless it was used for this
 // one: then there are none, and its end has been, so nothing else would.
+// The use of a grant goes back with them.
 func (g *Gate) unreserve(c *call) {
+	g.ungrant(c)
 	if c.reservation == "" || c.reservation != c.id && !c.consumed {
 		return
 	}

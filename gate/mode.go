@@ -160,6 +160,9 @@ func enforcement(mode string, v *verdict) string {
 	case policy.Allow:
 		return enforceNone
 	case policy.RequireApproval:
+		if v.granted {
+			return enforceNone
+		}
 		return enforceHold
 	}
 	return enforceBlock

@@ -87,6 +87,7 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 	if p.Intent == IntentExecute && v.do(c.mode) == enforceHold && g.approvedAlready(ctx, c, &p) && c.limited() {
 		g.share(ctx, c, c.approval, true)
 	}
+	g.grantPreflight(ctx, c, &p)
 	if do := v.do(c.mode); p.Intent == IntentExecute && do != enforceBlock && do != enforceHold {
 		// The caller acts on this answer: what is good for one use is used now.
 		if err := g.claim(ctx, c); err != nil {

@@ -80,6 +80,7 @@ func (p *Permit) Done(o Outcome) {
 	}
 	if o.State == evidence.StateRefused {
 		g.unclaim(p.tenant, p.passport, p.decision.EvidenceEventID)
+		g.releaseGrant(p.tenant, p.grant, p.decision.EvidenceEventID)
 	}
 	if !p.recorded {
 		return

@@ -166,6 +166,7 @@ type Store interface {
 	MarkRecorded(ctx context.Context, ids ...int64) error
 
 	LimitStore
+	GrantStore
 
 	// ClaimPassport takes the single use of a jti for an event, atomically.
 	// ErrRevoked when it was revoked, ErrIllegalState when another event has it.

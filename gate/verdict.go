@@ -77,6 +77,8 @@ type verdict struct {
 	passport passportState
 	// passportErr is what is wrong with the passport, where it is invalid.
 	passportErr error
+	// granted says that a human's grant answers the approval which policy asks for.
+	granted bool
 }
 
 func risky(risk string) bool { return risk != mapping.RiskLow && risk != mapping.RiskMedium }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"slices"
 
 	"github.com/actpass/sidecar/strictyaml"
 )
@@ -113,4 +114,21 @@ func (s *Set) under(tool string) []int {
 		return nil
 	}
 	return s.index.match(tool)
+}
+
+// Rule gives what a rule says when it decides, complete but for limits. covers
+// tells whether its policy covers the tool; ok is false when there is no such
+// rule.
+func (s *Set) Rule(policy, rule, tool string) (d Decision, covers, ok bool) {
+	for i, p := range s.policies {
+		if p.name != policy {
+			continue
+		}
+		for _, r := range p.rules {
+			if r.name == rule {
+				return r.decision, slices.Contains(s.under(tool), i), true
+			}
+		}
+	}
+	return Decision{}, false, false
 }

@@ -214,3 +214,11 @@ func checkUses(tenant string, uses []gate.Use, now time.Time) error {
 func notFound(what, id string) error {
 	return fmt.Errorf("%s %s: %w", what, id, gate.ErrNotFound)
 }
+
+// strictJSON reads a document in which a member that this program does not know
+// is an error.
+func strictJSON(raw []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	return d.Decode(v)
+}

@@ -80,7 +80,7 @@ func newRoot() *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newServeCmd(), newRunCmd(), newCheckCmd(), newExplainCmd(),
-		newKeysCmd(), newPassportCmd(), newApprovalsCmd(), newLimitsCmd(), newEvidenceCmd(), newCACmd(), newMappingCmd(),
+		newKeysCmd(), newPassportCmd(), newApprovalsCmd(), newGrantsCmd(), newLimitsCmd(), newEvidenceCmd(), newCACmd(), newMappingCmd(),
 		newSimulateCmd(), newTestCmd(), newRedirectCmd(), newInjectCmd())
 	strictArgs(root)
 	return root
