@@ -71,7 +71,7 @@ func TestRoles(t *testing.T) {
 			t.Errorf("%s %s without a key: %d", c.method, c.path, got.status)
 		}
 	}
-	if want := len((&server{Options: Options{Metrics: http.NotFoundHandler()}}).table()) - 3; len(calls) != want {
+	if want := len((&server{Options: Options{Metrics: http.NotFoundHandler()}}).table()) - 4; len(calls) != want {
 		t.Errorf("%d calls are tried, %d need a key", len(calls), want)
 	}
 }

@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"io"
+	"mime"
 	"net/http"
 
 	"github.com/actpass/sidecar/gate"
@@ -28,6 +29,24 @@ func (s *server) callback(w http.ResponseWriter, r *http.Request, _ gate.Identit
 		return s.unheard(r, err)
 	}
 	return writeJSON(w, http.StatusOK, ApprovalOf(a))
+}
+
+// slackInteraction takes a pressed button. The route is open: Slack's signature
+// stands for the key.
+func (s *server) slackInteraction(w http.ResponseWriter, r *http.Request, _ gate.Identity) error {
+	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || media != "application/x-www-form-urlencoded" || len(r.Header.Values("Content-Type")) != 1 || len(r.Header.Values("Content-Encoding")) != 0 {
+		return &Error{Status: http.StatusUnsupportedMediaType, Code: "unsupported_media_type", Message: "the body must be a form, as Slack sends it"}
+	}
+	body, err := s.signed(w, r)
+	if err != nil {
+		return err
+	}
+	if err := s.Channels.Interaction(r.Context(), r.Header, body); err != nil {
+		return s.unheard(r, err)
+	}
+	w.WriteHeader(http.StatusOK) // an empty answer leaves the message as it is
+	return nil
 }
 
 // signed reads the body of a signed call, byte for byte.

@@ -15,6 +15,7 @@ type Channels interface {
 	Deliveries(ctx context.Context, q notify.DeliveryQuery) ([]notify.Delivery, string, error)
 	Retry(ctx context.Context, actor gate.Identity, id string) (notify.Delivery, error)
 	Callback(ctx context.Context, name string, h http.Header, body []byte) (gate.Approval, error)
+	Interaction(ctx context.Context, h http.Header, body []byte) error
 }
 
 var _ Channels = (*notify.Notifier)(nil)

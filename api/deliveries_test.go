@@ -37,6 +37,8 @@ func (f *fakeChannels) Callback(context.Context, string, http.Header, []byte) (g
 	return gate.Approval{}, f.err
 }
 
+func (f *fakeChannels) Interaction(context.Context, http.Header, []byte) error { return f.err }
+
 func TestDeliveries(t *testing.T) {
 	f := &fakeChannels{}
 	a := newAPI(t, func(o *Options) { o.Channels = f })

@@ -182,7 +182,7 @@ func Default() *Config {
 		Limits:    Limits{MaxInspectBytes: 1 << 20, Hold: Duration(50 * time.Second), MaxHolds: 10000},
 		Store:     Store{Driver: "sqlite"},
 		Evidence:  Evidence{Durability: "sync"},
-		Notify:    Notify{MaxAttempts: 12},
+		Notify:    Notify{MaxAttempts: 12, Slack: Slack{APIURL: "https://slack.com/api"}},
 		Log:       Log{Level: "info", Format: "json"},
 	}
 }

@@ -40,7 +40,7 @@ func TestExampleEqualsDefaults(t *testing.T) {
 	}
 	d := Default()
 	if c.Mode != d.Mode || c.DataDir != d.DataDir || c.Listen != d.Listen || c.Limits != d.Limits || c.Evidence != d.Evidence ||
-		c.Log != d.Log || c.Passport != d.Passport || c.Store != d.Store || c.Notify.MaxAttempts != d.Notify.MaxAttempts || c.Policy.Default != d.Policy.Default || c.Mapping.Unmapped != d.Mapping.Unmapped ||
+		c.Log != d.Log || c.Passport != d.Passport || c.Store != d.Store || c.Notify.MaxAttempts != d.Notify.MaxAttempts || c.Notify.Slack.APIURL != d.Notify.Slack.APIURL || c.Policy.Default != d.Policy.Default || c.Mapping.Unmapped != d.Mapping.Unmapped ||
 		c.Upstream.ConnectTimeout != d.Upstream.ConnectTimeout || c.Upstream.ResponseTimeout != d.Upstream.ResponseTimeout {
 		t.Errorf("the example says it shows the defaults, and does not:\n%+v\n%+v", c, d)
 	}
@@ -94,12 +94,21 @@ func TestFaults(t *testing.T) {
 		{"audience", "passport: {audience: \"a b\"}\n", nil, []string{"`passport.audience` must have 1 to 256"}},
 		{"attempts", "notify: {max_attempts: 0}\n", nil, []string{"config.yaml:1:24: `notify.max_attempts` must be between 1 and 100"}},
 		{
-			"webhook", "notify:\n  webhooks:\n    - { name: Ops, url: ftp://x/token, secret_file: none, events: [opend], actors: [{ actor: \"\", key: sk_live_x }] }\n    - { name: slack, url: \"https://x.example/\", secret_env: SECRET_THAT_IS_SHORT }\n    - { name: b, url: \"https://x.example/\" }\n", nil,
+			"webhook", "notify:\n  webhooks:\n    - { name: Ops, url: ftp://x/t0ken, secret_file: none, events: [opend], actors: [{ actor: \"\", key: sk_live_x }] }\n    - { name: slack, url: \"https://x.example/\", secret_env: SECRET_THAT_IS_SHORT }\n    - { name: b, url: \"https://x.example/\" }\n", nil,
 			[]string{
 				"config.yaml:3:15: `notify.webhooks[0].name` \"Ops\"", "config.yaml:3:25: `notify.webhooks[0].url`", "config.yaml:3:53: `notify.webhooks[0].secret_file`",
 				"config.yaml:3:68: `notify.webhooks[0].events[0]` must be one of opened, voted, escalated, decided, expired, consumed, cancelled, not \"opend\": did you mean `opened`?",
 				"`notify.webhooks[0].actors[0].actor` must have", "`notify.webhooks[0].actors[0].key` must be the id of a key",
 				"`notify.webhooks[1].name` must not be slack", "`notify.webhooks[1].secret_env`: the secret must have at least 16", "`notify.webhooks[2].secret_file`: a secret is needed",
+			},
+		},
+		{"slack without a channel", "notify: {slack: {bot_token_env: X}}\n", nil, []string{"`notify.slack.channel` must name the conversation"}},
+		{
+			"slack", "notify:\n  slack:\n    channel: \"#refunds\"\n    bot_token_env: NOT_SET_ANYWHERE\n    api_url: http://slack.example/api\n    actors: [{ slack_user: \"@alice\", key: k }, { slack_user: U012AB3CD, key: key_1 }, { slack_user: U012AB3CD, key: key_2 }]\n", nil,
+			[]string{
+				"config.yaml:3:14: `notify.slack.channel` \"#refunds\" must be the id", "config.yaml:4:20: `notify.slack.bot_token_env`: the environment variable NOT_SET_ANYWHERE is not set",
+				"`notify.slack.signing_secret_file`: a secret is needed", "config.yaml:5:14: `notify.slack.api_url`", "config.yaml:6:28: `notify.slack.actors[0].slack_user`",
+				"`notify.slack.actors[0].key`", "`notify.slack.actors[2].slack_user` \"U012AB3CD\" is there twice",
 			},
 		},
 		{"pack", "mapping: {packs: [strip]}\n", nil, []string{"strip"}},
@@ -114,7 +123,7 @@ func TestFaults(t *testing.T) {
 			if err == nil {
 				t.Fatal("accepted")
 			}
-			for _, leak := range []string{"token", "hush", "sk_live_x"} {
+			for _, leak := range []string{"t0ken", "hush", "sk_live_x"} {
 				if strings.Contains(err.Error(), leak) {
 					t.Errorf("%q is shown in:\n%v", leak, err)
 				}

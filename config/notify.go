@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net/netip"
 	"net/url"
 	"os"
 	"regexp"
@@ -18,6 +19,7 @@ type Notify struct {
 	// an hour.
 	MaxAttempts int       `yaml:"max_attempts"`
 	Webhooks    []Webhook `yaml:"webhooks"`
+	Slack       Slack     `yaml:"slack"`
 }
 
 // Webhook is a receiver of events, which may answer by callbacks.
@@ -38,18 +40,39 @@ type WebhookActor struct {
 	Key   string `yaml:"key"`   // id of a key: key_...
 }
 
+// Slack is a conversation with a message for each approval. Its interactivity
+// request URL is /api/v1/slack/interactions of the API.
+type Slack struct {
+	Channel           string       `yaml:"channel"`        // id of the conversation, C...; "" is off
+	BotTokenFile      string       `yaml:"bot_token_file"` // holds xoxb-...; or BotTokenEnv names a variable
+	BotTokenEnv       string       `yaml:"bot_token_env"`
+	SigningSecretFile string       `yaml:"signing_secret_file"` // of the app; or SigningSecretEnv
+	SigningSecretEnv  string       `yaml:"signing_secret_env"`
+	APIURL            string       `yaml:"api_url"` // default https://slack.com/api
+	Actors            []SlackActor `yaml:"actors"`  // whose buttons count; none: nobody's
+}
+
+// SlackActor speaks with a gateway key.
+type SlackActor struct {
+	SlackUser string `yaml:"slack_user"` // member id, U... or W...
+	Key       string `yaml:"key"`        // id of a key: key_...
+}
+
 // NotifyEvents are the events that a channel can ask for.
 var NotifyEvents = []string{"opened", "voted", "escalated", "decided", "expired", "consumed", "cancelled"}
 
 var (
-	keyID   = regexp.MustCompile(`^key_[A-Za-z0-9_-]{1,60}$`)
-	envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	keyID        = regexp.MustCompile(`^key_[A-Za-z0-9_-]{1,60}$`)
+	slackUser    = regexp.MustCompile(`^[UW][A-Z0-9]{2,30}$`)
+	slackChannel = regexp.MustCompile(`^[CGD][A-Z0-9]{2,30}$`)
+	envName      = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
 func (c *Config) validateNotify(at func(string) strictyaml.Pos, faults *strictyaml.Faults) {
 	if n := c.Notify.MaxAttempts; n < 1 || n > 100 {
 		faults.Addf(at("notify.max_attempts"), "`notify.max_attempts` must be between 1 and 100")
 	}
+	c.validateSlack(at, faults)
 	names := map[string]bool{}
 	for i, w := range c.Notify.Webhooks {
 		p := "notify.webhooks[" + strconv.Itoa(i) + "]"
@@ -89,6 +112,43 @@ func (c *Config) validateNotify(at func(string) strictyaml.Pos, faults *strictya
 			actors[a.Actor] = true
 			validateKeyID(at, faults, ap+".key", a.Key)
 		}
+	}
+}
+
+// loopbackURL says that plain HTTP to u stays on this machine.
+func loopbackURL(u *url.URL) bool {
+	addr, err := netip.ParseAddr(u.Hostname())
+	return u.Hostname() == "localhost" || err == nil && addr.Unmap().IsLoopback()
+}
+
+func (c *Config) validateSlack(at func(string) strictyaml.Pos, faults *strictyaml.Faults) {
+	s, p := c.Notify.Slack, "notify.slack"
+	if s.Channel == "" {
+		if s.BotTokenFile != "" || s.BotTokenEnv != "" || s.SigningSecretFile != "" || s.SigningSecretEnv != "" || len(s.Actors) > 0 {
+			faults.Addf(at(p+".channel"), "`%s.channel` must name the conversation, such as C0123456789, or the rest of `%s` does nothing", p, p)
+		}
+		return
+	}
+	if !slackChannel.MatchString(s.Channel) {
+		faults.Addf(at(p+".channel"), "`%s.channel` %q must be the id of a conversation, such as C0123456789: names change, and chat.update takes none", p, s.Channel)
+	}
+	c.validateSecret(at, faults, p, "bot_token", s.BotTokenFile, s.BotTokenEnv)
+	c.validateSecret(at, faults, p, "signing_secret", s.SigningSecretFile, s.SigningSecretEnv)
+	u, err := url.Parse(s.APIURL)
+	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Scheme != "https" && (u.Scheme != "http" || !loopbackURL(u)) {
+		faults.Addf(at(p+".api_url"), "`%s.api_url` %q must be a URL such as https://slack.com/api: the token goes there", p, s.APIURL)
+	}
+	users := map[string]bool{}
+	for i, a := range s.Actors {
+		ap := p + ".actors[" + strconv.Itoa(i) + "]"
+		if !slackUser.MatchString(a.SlackUser) {
+			faults.Addf(at(ap+".slack_user"), "`%s.slack_user` %q must be a member id, such as U0123456789: names can be changed by their owners", ap, a.SlackUser)
+		}
+		if users[a.SlackUser] {
+			faults.Addf(at(ap+".slack_user"), "`%s.slack_user` %q is there twice", ap, a.SlackUser)
+		}
+		users[a.SlackUser] = true
+		validateKeyID(at, faults, ap+".key", a.Key)
 	}
 }
 
@@ -149,6 +209,11 @@ func (n Notify) secretFiles() (out []string) {
 	for _, w := range n.Webhooks {
 		if w.SecretFile != "" {
 			out = append(out, w.SecretFile)
+		}
+	}
+	for _, f := range []string{n.Slack.BotTokenFile, n.Slack.SigningSecretFile} {
+		if f != "" {
+			out = append(out, f)
 		}
 	}
 	return out

@@ -141,6 +141,7 @@ type Settings struct {
 	Tenant      string
 	MaxAttempts int // of one delivery, before it is dead
 	Webhooks    []Webhook
+	Slack       *Slack // nil: none
 }
 
 // Webhook is a channel: events out, and callbacks in for those who have actors.
@@ -183,6 +184,7 @@ type Notifier struct {
 type live struct {
 	settings Settings
 	channels []channel
+	slack    *slack
 }
 
 // channel is one receiver.
@@ -228,6 +230,10 @@ func (n *Notifier) Load(ctx context.Context, s Settings) error {
 	l := &live{settings: s}
 	for _, w := range s.Webhooks {
 		l.channels = append(l.channels, &webhook{Webhook: w, n: n})
+	}
+	if s.Slack != nil {
+		l.slack = &slack{Slack: *s.Slack, n: n}
+		l.channels = append(l.channels, l.slack)
 	}
 	var list []Subscription
 	for _, c := range l.channels {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/actpass/sidecar/api"
 	"github.com/actpass/sidecar/config"
@@ -42,6 +43,22 @@ func channelsOf(cfg *config.Config) (notify.Settings, error) {
 			hook.Actors[a.Actor] = a.Key
 		}
 		s.Webhooks = append(s.Webhooks, hook)
+	}
+	c := cfg.Notify.Slack
+	if c.Channel == "" {
+		return s, nil
+	}
+	token, err := cfg.Secret(c.BotTokenFile, c.BotTokenEnv)
+	if err != nil {
+		return s, fmt.Errorf("notify.slack: bot token: %w", err)
+	}
+	signing, err := cfg.Secret(c.SigningSecretFile, c.SigningSecretEnv)
+	if err != nil {
+		return s, fmt.Errorf("notify.slack: signing secret: %w", err)
+	}
+	s.Slack = &notify.Slack{BotToken: token, SigningSecret: signing, Channel: c.Channel, APIURL: strings.TrimRight(c.APIURL, "/"), Actors: map[string]string{}}
+	for _, a := range c.Actors {
+		s.Slack.Actors[a.SlackUser] = a.Key
 	}
 	return s, nil
 }
