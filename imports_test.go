@@ -64,9 +64,10 @@ func TestImportDirection(t *testing.T) {
 		// It judges by gate's own functions, so that no mode has a second table.
 		"whatif": {"gate", "policy", "evidence", "mapping", "strictyaml"},
 		"proxy":  {"gate", "mapping", "evidence"},
-		"api":    {"gate", "evidence", "passport", "whatif", "notify"},
+		"api":    {"gate", "evidence", "passport", "whatif", "notify", "doctor"},
 		"config": {"mapping", "policy", "strictyaml"},
 		"launch": {},
+		"doctor": {},
 		"inject": {"launch"},
 	}
 	free := map[string]bool{ // tests' own, and what wires everything

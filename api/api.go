@@ -43,6 +43,7 @@ type Gate interface {
 	RevokeGrant(ctx context.Context, actor gate.Identity, id, reason string) (gate.Grant, error)
 	Limits(ctx context.Context, actor gate.Identity, q gate.LimitQuery) ([]gate.LimitUse, string, error)
 	ResetLimit(ctx context.Context, actor gate.Identity, name, key, reason string) ([]gate.LimitUse, error)
+	RecordDoctor(ctx context.Context, actor gate.Identity, verdict string, paths map[string]string) (eventID string, err error)
 	Fault(kind string, err error)
 }
 

@@ -56,7 +56,7 @@ func (s *server) listEvents(w http.ResponseWriter, r *http.Request, id gate.Iden
 	if eq.Decision, err = q.oneOf("decision", "allow", "deny", "require_approval", "warn", "require_tool_reapproval"); err != nil {
 		return err
 	}
-	if eq.Kind, err = q.oneOf("kind", "all", evidence.KindAction, evidence.KindApproval, evidence.KindConfig, evidence.KindGrant, evidence.KindPassport, evidence.KindSystem); err != nil {
+	if eq.Kind, err = q.oneOf("kind", "all", evidence.KindAction, evidence.KindApproval, evidence.KindConfig, evidence.KindGrant, evidence.KindPassport, evidence.KindDoctor, evidence.KindSystem); err != nil {
 		return err
 	}
 	if eq.State, err = q.oneOf("state", evidence.StatePending, evidence.StateForwarded, evidence.StateBlocked, evidence.StateHeld, evidence.StateRefused, evidence.StateAmbiguous); err != nil {

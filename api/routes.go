@@ -53,6 +53,7 @@ func (s *server) table() []route {
 		{method: "POST", pattern: "/api/v1/passports/verify", roles: forAll, do: s.verifyPassport},
 		{method: "POST", pattern: "/api/v1/passports/revoke", roles: forAdmins, do: s.revokePassport},
 		{method: "GET", pattern: "/api/v1/passports/jwks", roles: forAll, do: s.jwks},
+		{method: "POST", pattern: "/api/v1/doctor", roles: forAgents, do: s.doctor},
 		{method: "GET", pattern: "/api/v1/limits", roles: forHumans, do: s.listLimits},
 		{method: "POST", pattern: "/api/v1/limits/reset", roles: forAdmins, do: s.resetLimit},
 		{method: "GET", pattern: "/api/v1/evidence/events", roles: forHumans, do: s.listEvents},

@@ -38,6 +38,7 @@ const (
 	KindConfig   = "config"   // a reload, or one that was refused
 	KindPassport = "passport" // one that was issued or revoked
 	KindGrant    = "grant"    // a grant was made or revoked
+	KindDoctor   = "doctor"   // what a workload found when it tried to get round the sidecar
 	KindSystem   = "system"   // start, stop, keys made and revoked
 )
 

@@ -108,6 +108,12 @@ func (g *Gate) Note(ctx context.Context, kind, message string, data map[string]s
 }
 
 func (g *Gate) noteFor(ctx context.Context, actor Identity, kind, message string, data map[string]string) error {
+	_, err := g.noted(ctx, actor, kind, message, data)
+	return err
+}
+
+// noted is noteFor that also gives the event's id.
+func (g *Gate) noted(ctx context.Context, actor Identity, kind, message string, data map[string]string) (string, error) {
 	now := g.now()
 	e := evidence.Event{
 		ID: newID("ev_"), Kind: kind, Time: evidence.Time{Time: now},
@@ -120,7 +126,7 @@ func (g *Gate) noteFor(ctx context.Context, actor Identity, kind, message string
 		Would:   map[string]string{},
 	}
 	g.rules.Load().stamp(&e.Decision)
-	return g.record(ctx, &e)
+	return e.ID, g.record(ctx, &e)
 }
 
 // MarkAmbiguous gives events that a crash left without an outcome the outcome

@@ -94,7 +94,7 @@ func newEvidenceTailCmd() *cobra.Command {
 	cmd.Flags().StringVar(&q.Tool, "tool", "", "only this tool; globs work")
 	cmd.Flags().StringVar(&q.Agent, "agent", "", "only this agent")
 	cmd.Flags().StringVar(&q.Decision, "decision", "", "only allow, deny, require_approval or warn")
-	cmd.Flags().StringVar(&q.Kind, "kind", "", "only action, approval, config, grant, passport or system; all for every kind")
+	cmd.Flags().StringVar(&q.Kind, "kind", "", "only action, approval, config, grant, passport, doctor or system; all for every kind")
 	cmd.Flags().StringVar(&q.State, "state", "", "only this state of the outcome: pending, forwarded, blocked, held, refused or ambiguous")
 	addAPIFlag(cmd)
 	return cmd
