@@ -34,6 +34,7 @@ var calls = []struct {
 	{"POST", "/api/v1/passports/verify", `{"token":"t"}`, "gateway approver admin"},
 	{"POST", "/api/v1/passports/revoke", `{"jti":"ap_1"}`, "admin"},
 	{"GET", "/api/v1/passports/jwks", "", "gateway approver admin"},
+	{"POST", doctorPath, `{"verdict":"open","paths":[{"path":"tcp","target":"","verdict":"open","certain":true,"detail":""}]}`, "gateway admin"},
 	{"GET", limitsPath, "", "approver admin"},
 	{"POST", resetPath, `{"limit":"p/l","all":true}`, "admin"},
 	{"GET", "/api/v1/evidence/events", "", "approver admin"},
