@@ -10,6 +10,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"time"
 
@@ -77,6 +78,10 @@ type EventSource interface {
 	CatchUp(ctx context.Context) error
 	// Verify reads the whole log and checks it.
 	Verify(ctx context.Context) (VerifyReport, error)
+	// Export writes a bundle of the tenant's records that verifies offline. It
+	// writes nothing before it knows that it can begin; an error after that leaves
+	// a part of a bundle in w.
+	Export(ctx context.Context, w io.Writer, q ExportQuery) error
 	// Simulate judges the record again, see whatif. What is wrong with the
 	// candidate is a *gate.FieldError.
 	Simulate(ctx context.Context, q SimulationQuery) (whatif.Report, error)
@@ -126,6 +131,7 @@ type server struct {
 	words   words
 	answers answers
 	verify  chan struct{} // one verification or simulation at a time: it reads the whole log
+	exports chan struct{} // exports have places of their own: how long one takes is up to its reader
 	ready   readyLog
 }
 
@@ -140,7 +146,7 @@ func New(o Options) http.Handler {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &server{Options: o, limiter: newLimiter(), verify: make(chan struct{}, 1)}
+	s := &server{Options: o, limiter: newLimiter(), verify: make(chan struct{}, 1), exports: make(chan struct{}, maxExports)}
 	s.routes = s.table()
 	return s.serve(s.mux())
 }

@@ -40,6 +40,7 @@ var calls = []struct {
 	{"GET", "/api/v1/evidence/events", "", "approver admin"},
 	{"GET", "/api/v1/evidence/events/ev_pending", "", "approver admin"},
 	{"GET", "/api/v1/evidence/verify", "", "approver admin"},
+	{"GET", exportPath, "", "approver admin"},
 	{"GET", "/api/v1/openapi.yaml", "", "gateway approver admin"},
 	{"GET", "/metrics", "", "gateway approver admin"},
 }
@@ -178,7 +179,7 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 	a := newAPI(t)
 	for _, path := range []string{
 		"/", "/x", "/api", "/api/v1", "/api/v1/", "/api/v1/nope", "/api/v1/keys/", "/api/v1//keys", "/api/v1/./keys", "/api/v1/x/../keys", "/api/v1/keys/a/b",
-		"/api/v1/passports", "/api/v1/passports/nope", "/api/v1/evidence/export", "/api/v1/simulate/x", "/metrics", "/api/v1/keys/%2e%2e",
+		"/api/v1/passports", "/api/v1/passports/nope", "/api/v1/evidence/exports", "/api/v1/simulate/x", "/metrics", "/api/v1/keys/%2e%2e",
 	} {
 		if got := a.call("GET", path, adminKey, ""); got.status != 404 && path != "/api/v1/keys/%2e%2e" {
 			t.Errorf("%s: %d %s", path, got.status, got.body)

@@ -249,11 +249,25 @@ func (c *Client) call(ctx context.Context, method, path string, q url.Values, in
 }
 
 func (c *Client) send(ctx context.Context, method, path string, q url.Values, in any) (int, []byte, http.Header, error) {
+	resp, err := c.do(ctx, method, path, q, in)
+	if err != nil {
+		return 0, nil, nil, err
+	}
+	defer resp.Body.Close()
+	b, err := readAnswer(resp)
+	if err != nil {
+		return 0, nil, nil, fmt.Errorf("read the answer of %s %s: %w", method, path, err)
+	}
+	return resp.StatusCode, b, resp.Header, nil
+}
+
+// do sends in; the answer's body is the caller's to close.
+func (c *Client) do(ctx context.Context, method, path string, q url.Values, in any) (*http.Response, error) {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
-			return 0, nil, nil, fmt.Errorf("encode the body of %s %s: %w", method, path, err)
+			return nil, fmt.Errorf("encode the body of %s %s: %w", method, path, err)
 		}
 		body = bytes.NewReader(b)
 	}
@@ -263,7 +277,7 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values, in
 	}
 	req, err := http.NewRequestWithContext(ctx, method, target, body)
 	if err != nil {
-		return 0, nil, nil, fmt.Errorf("call the API at %s: %w", c.base, err)
+		return nil, fmt.Errorf("call the API at %s: %w", c.base, err)
 	}
 	if c.key != "" {
 		req.Header.Set("Authorization", "Bearer "+c.key)
@@ -275,19 +289,19 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values, in
 	if err != nil {
 		var op *net.OpError
 		if errors.As(err, &op) && op.Op == "dial" && ctx.Err() == nil {
-			return 0, nil, nil, fmt.Errorf("%w at %s: %w", ErrUnreachable, c.base, op.Err)
+			return nil, fmt.Errorf("%w at %s: %w", ErrUnreachable, c.base, op.Err)
 		}
-		return 0, nil, nil, fmt.Errorf("call the API at %s: %w", c.base, err)
+		return nil, fmt.Errorf("call the API at %s: %w", c.base, err)
 	}
-	defer resp.Body.Close()
+	return resp, nil
+}
+
+func readAnswer(resp *http.Response) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err == nil && len(b) > maxAnswer {
 		err = errors.New("it is larger than 64 MiB")
 	}
-	if err != nil {
-		return 0, nil, nil, fmt.Errorf("read the answer of %s %s: %w", method, path, err)
-	}
-	return resp.StatusCode, b, resp.Header, nil
+	return b, err
 }
 
 // answerError turns an answer that is not a success into an *Error, also one

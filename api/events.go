@@ -44,14 +44,8 @@ func (s *server) listEvents(w http.ResponseWriter, r *http.Request, id gate.Iden
 	if eq.Limit, err = q.limit(); err != nil {
 		return err
 	}
-	if eq.Since, err = q.time("since"); err != nil {
+	if eq.Since, eq.Until, err = q.between(); err != nil {
 		return err
-	}
-	if eq.Until, err = q.time("until"); err != nil {
-		return err
-	}
-	if !eq.Since.IsZero() && !eq.Until.IsZero() && !eq.Since.Before(eq.Until) {
-		return invalid("until", "must be later than since")
 	}
 	if eq.Decision, err = q.oneOf("decision", "allow", "deny", "require_approval", "warn", "require_tool_reapproval"); err != nil {
 		return err

@@ -214,6 +214,7 @@ type fakeEvents struct {
 	behind error
 	err    error
 	report VerifyReport
+	export func(context.Context, io.Writer, ExportQuery) error
 }
 
 func newFakeEvents() *fakeEvents {
@@ -260,7 +261,15 @@ func (e *fakeEvents) Events(_ context.Context, q EventQuery) ([]json.RawMessage,
 	return []json.RawMessage{json.RawMessage(e.events["ev_pending"])}, "end", nil
 }
 
-func (e *fakeEvents) CatchUp(context.Context) error                { return e.behind }
+func (e *fakeEvents) CatchUp(context.Context) error { return e.behind }
+func (e *fakeEvents) Export(ctx context.Context, w io.Writer, q ExportQuery) error {
+	if e.export == nil {
+		_, err := io.WriteString(w, "{}\n")
+		return err
+	}
+	return e.export(ctx, w, q)
+}
+
 func (e *fakeEvents) Verify(context.Context) (VerifyReport, error) { return e.report, e.err }
 
 // api is an API under test, over fakes, at a real listener.

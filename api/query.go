@@ -70,6 +70,20 @@ func (q query) time(name string) (time.Time, error) {
 	return t.UTC(), nil
 }
 
+// between is the range of since and until.
+func (q query) between() (since, until time.Time, err error) {
+	if since, err = q.time("since"); err != nil {
+		return since, until, err
+	}
+	if until, err = q.time("until"); err != nil {
+		return since, until, err
+	}
+	if !since.IsZero() && !until.IsZero() && !since.Before(until) {
+		return since, until, invalid("until", "must be later than since")
+	}
+	return since, until, nil
+}
+
 // oneOf is a parameter with a fixed set of values.
 func (q query) oneOf(name string, values ...string) (string, error) {
 	v, given := q[name]

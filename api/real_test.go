@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -65,6 +66,20 @@ func (x index) CatchUp(ctx context.Context) error {
 		return err
 	}
 	return x.Index.CatchUp(ctx, x.log.Size())
+}
+
+func (x index) Export(ctx context.Context, w io.Writer, q ExportQuery) error {
+	if err := x.log.Flush(ctx); err != nil {
+		return err
+	}
+	_, err := x.log.ExportSelected(ctx, w, ledger.Selection{Tenant: q.Tenant, Since: q.Since, Until: q.Until, Owns: func(id string) (bool, error) {
+		_, err := x.Index.Event(ctx, q.Tenant, id)
+		if errors.Is(err, gate.ErrNotFound) {
+			return false, nil
+		}
+		return err == nil, err
+	}})
+	return err
 }
 
 func (x index) Verify(context.Context) (VerifyReport, error) {

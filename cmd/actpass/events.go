@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 
 	"github.com/actpass/sidecar/api"
 	"github.com/actpass/sidecar/config"
@@ -64,4 +66,22 @@ func (e *events) Verify(ctx context.Context) (api.VerifyReport, error) {
 		return api.VerifyReport{}, err
 	}
 	return verifyLog(e.dir, e.log.PublicKey())
+}
+
+// Export writes the tenant's records, each with its proof, from the log itself.
+func (e *events) Export(ctx context.Context, w io.Writer, q api.ExportQuery) error {
+	if err := e.log.Flush(ctx); err != nil {
+		return err
+	}
+	_, err := e.log.ExportSelected(ctx, w, ledger.Selection{
+		Tenant: q.Tenant, Since: q.Since, Until: q.Until,
+		Owns: func(id string) (bool, error) {
+			_, err := e.index.Event(ctx, q.Tenant, id)
+			if errors.Is(err, gate.ErrNotFound) {
+				return false, nil
+			}
+			return err == nil, err
+		},
+	})
+	return err
 }
