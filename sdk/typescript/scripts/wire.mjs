@@ -1,9 +1,9 @@
-// Writes src/wire.ts from api/openapi.yaml. With --check it writes nothing and
-// fails when the file is not what the document says.
+// Writes the wire types of both SDKs from api/openapi.yaml. With --check it writes
+// nothing and fails when a file is not what the document says.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { parse } from 'yaml'
+import { python } from './wire-python.mjs'
 const doc = parse(readFileSync(new URL('../../../api/openapi.yaml', import.meta.url), 'utf8'))
-const file = new URL('../src/wire.ts', import.meta.url)
 const roots = ['Preflight', 'Decision', 'Outcome', 'Reported', 'Approval', 'NewPassport', 'IssuedPassport', 'VerifyPassport', 'PassportVerdict', 'RevokePassport', 'RevokedPassport', 'JWKS', 'Error']
 const wanted = new Set()
 function type(s, pad = '') {
@@ -43,10 +43,13 @@ function use(name) {
   text.set(name, `export type ${name === 'Error' ? 'ErrorBody' : name} = ${type(s)}\n`)
 }
 roots.forEach(use)
-const out = '// Made from api/openapi.yaml by `npm run wire`. Do not edit.\n\n' + [...text.keys()].sort().map((n) => text.get(n)).join('\n')
-if (process.argv.includes('--check')) {
-  if (readFileSync(file, 'utf8') !== out) {
-    console.error('sdk/typescript/src/wire.ts is not what api/openapi.yaml says: run `npm run wire` in sdk/typescript')
-    process.exit(1)
+const ts = '// Made from api/openapi.yaml by `npm run wire`. Do not edit.\n\n' + [...text.keys()].sort().map((n) => text.get(n)).join('\n')
+const made = { 'sdk/typescript/src/wire.ts': ts, 'sdk/python/actpass/wire.py': python(doc.components.schemas, [...text.keys()]) }
+for (const [path, out] of Object.entries(made)) {
+  const at = new URL('../../../' + path, import.meta.url)
+  if (!process.argv.includes('--check')) writeFileSync(at, out)
+  else if (readFileSync(at, 'utf8') !== out) {
+    console.error(path + ' is not what api/openapi.yaml says: run `npm run wire` in sdk/typescript')
+    process.exitCode = 1
   }
-} else writeFileSync(file, out)
+}

@@ -101,7 +101,7 @@ export class ActPass {
       if (!(e instanceof ActPassError) || e.kind === 'misused') throw e
       // Only an explicit monitor or warn may go on unasked: without a mode, the
       // operator's is not known here, and it may be enforce.
-      if (e.kind === 'unreachable' && (o.mode === 'monitor' || o.mode === 'warn')) return this.#run(o, null, e.message)
+      if (e.kind === 'unreachable' && !e.decision && (o.mode === 'monitor' || o.mode === 'warn')) return this.#run(o, null, e.message)
       return { decision: e.decision ?? null, error: e, executed: false }
     }
     if (d.enforcement === 'block') return { decision: d, error: new RefusedError(d), executed: false }
@@ -112,7 +112,16 @@ export class ActPass {
   async #decide(o: GuardOptions<unknown>): Promise<Decision> {
     const d = await this.#ask(o, 'execute')
     if (d.enforcement !== 'hold' || o.onApproval !== 'wait' || !d.approval_request_id) return d
-    const a = await this.waitForApproval(d.approval_request_id, { timeoutMs: o.approvalTimeoutMs, signal: o.signal })
+    try {
+      return await this.#waited(o, d, d.approval_request_id)
+    } catch (e) {
+      // It was held: whatever mode was asked for, nothing runs unasked now.
+      throw e instanceof UnreachableError ? new UnreachableError(e.message, e.cause, d) : e
+    }
+  }
+
+  async #waited(o: GuardOptions<unknown>, d: Decision, id: string): Promise<Decision> {
+    const a = await this.waitForApproval(id, { timeoutMs: o.approvalTimeoutMs, signal: o.signal })
     if (a.state === 'pending') throw new ExpiredError(`Nobody decided approval ${a.id} in time, and ${d.tool} was not run. Call guard again unchanged to wait for it.`, d)
     if (a.state === 'expired') throw new ExpiredError(`Approval ${a.id} expired, and ${d.tool} was not run. Call guard again to ask anew.`, d)
     // Judged again: the approval is used here, once, whoever else waits for it.

@@ -41,7 +41,7 @@ export class ExpiredError extends ActPassError {
 
 /** No usable answer came from ActPass. */
 export class UnreachableError extends ActPassError {
-  constructor(message: string, cause?: unknown) { super('unreachable', message, undefined, { cause }) }
+  constructor(message: string, cause?: unknown, decision?: Decision) { super('unreachable', message, decision, { cause }) }
 }
 
 /** The call itself is wrong: a bad key, a bad argument. To repeat it changes nothing. */

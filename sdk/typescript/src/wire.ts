@@ -32,6 +32,7 @@ export type Approval = {
   /** In the answer to the word that approved it, and nowhere else: the right to make this one request. It and the request's own retry share one use. */
   passport_token?: string
   passport_expires_at?: Time
+  grant?: Grant
 }
 
 export type ApprovalState = "pending" | "approved" | "denied" | "expired" | "cancelled" | "consumed"
@@ -73,6 +74,40 @@ export type Explain = {
   summary: string
   matched_rules: Array<string>
   next_steps: Array<string>
+}
+
+export type Grant = {
+  id: string
+  state: "live" | "used_up" | "expired" | "revoked"
+  agent_id: string
+  tool: string
+  resource: string
+  resource_constraints: { [name: string]: unknown }
+  free_args: Array<string>
+  policy: string
+  rule: string
+  count: number
+  used: number
+  sum: GrantSum | null
+  summed: number
+  /** Of the key that granted. */
+  key_id: string
+  /** Of that key. */
+  name: string
+  reason: string
+  /** That it was made from; empty without one. */
+  approval_id: string
+  created_at: Time
+  expires_at: Time
+  revoked_at: TimeOrNull
+  revoked_by: string
+}
+
+export type GrantSum = {
+  /** An integer argument. */
+  arg: string
+  /** The most that all uses may come to. */
+  max: number
 }
 
 export type IssuedPassport = {

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import asyncio
+import functools
+import re
+from typing import Any, Awaitable, Callable, Dict, Mapping, Optional, Tuple, TypeVar, Union, cast, overload
+
+from . import _core
+from ._client import Args, Text, _fields, tell
+from ._core import Answer, Ask, GuardResult, NoAnswer, Run, Settings, Sleep, Steps
+from ._decorate import Bound, check, is_coroutine_function
+from ._errors import MisusedError
+from ._http import MAX_ANSWER, split
+from .wire import JWKS, Approval, Decision, IssuedPassport, Mode, PassportVerdict, RevokedPassport
+
+T = TypeVar("T")
+AF = TypeVar("AF", bound=Callable[..., Awaitable[Any]])
+
+
+class AsyncActPass:
+    """``ActPass`` for asyncio: the same rules, the same arguments.
+
+    A task that is cancelled before the answer runs nothing; one that is cancelled
+    while its action runs has the outcome reported as unknown.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        agent_id: str,
+        *,
+        tenant_id: Optional[str] = None,
+        base_url: str = "http://127.0.0.1:8090",
+        timeout: float = 5.0,
+        retries: int = 2,
+    ) -> None:
+        self._s = Settings(api_key, agent_id, base_url, timeout, retries)
+        self.agent_id = agent_id
+
+    def __repr__(self) -> str:
+        return f"AsyncActPass(agent_id={self.agent_id!r}, base_url={self._s.base_url!r})"
+
+    async def _drive(self, steps: Steps[T], execute: Optional[Callable[[], Any]] = None) -> T:
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    got: Any = None
+                    if isinstance(step, Ask):
+                        got = await _attempt(self._s, step)
+                    elif isinstance(step, Sleep):
+                        await asyncio.sleep(step.seconds)
+                    elif isinstance(step, Run):
+                        assert execute is not None
+                        got = execute()
+                        if hasattr(got, "__await__"):
+                            got = await got
+                except BaseException as e:
+                    step = steps.throw(e)
+                else:
+                    step = steps.send(got)
+        except StopIteration as e:
+            return cast(T, e.value)
+
+    @overload
+    def guard(
+        self,
+        *,
+        tool: str,
+        execute: Callable[[], Union[Awaitable[T], T]],
+        resource: Optional[str] = None,
+        args: Optional[Mapping[str, Any]] = None,
+        goal: Optional[str] = None,
+        user_id: Optional[str] = None,
+        mode: Optional[Mode] = None,
+        passport: Optional[str] = None,
+        idempotency_key: Optional[str] = None,
+        on_approval: str = "return",
+        approval_timeout: Optional[float] = None,
+    ) -> Awaitable[GuardResult[T]]: ...
+
+    @overload
+    def guard(
+        self,
+        *,
+        tool: str,
+        resource: Text = None,
+        args: Args = None,
+        goal: Text = None,
+        user_id: Text = None,
+        mode: Optional[Mode] = None,
+        passport: Text = None,
+        idempotency_key: Text = None,
+        on_approval: str = "return",
+        approval_timeout: Optional[float] = None,
+    ) -> Callable[[AF], AF]: ...
+
+    def guard(
+        self, *, tool: str, execute: Any = None, on_approval: str = "return", approval_timeout: Optional[float] = None, **action: Any
+    ) -> Any:
+        """As ``ActPass.guard``; ``execute`` may be async or not, a decorated function must be async."""
+        action = _fields(tool, action)
+        if execute is not None:
+            check(execute, asynchronous=True)
+            return self._drive(_core.guard(self._s, action, on_approval, approval_timeout), execute)
+
+        def decorate(f: Callable[..., Any]) -> Callable[..., Any]:
+            check(f, asynchronous=True)
+            if not is_coroutine_function(f):
+                raise MisusedError("this function is not async: guard it with ActPass.")
+            bound = Bound(f, action)
+
+            @functools.wraps(f)
+            async def guarded(*a: Any, **kw: Any) -> Any:
+                steps = _core.guard(self._s, bound.action(a, kw), on_approval, approval_timeout)
+                r: GuardResult[Any] = await self._drive(steps, lambda: f(*a, **kw))
+                tell(r, tool)
+                return r.unwrap()
+
+            return guarded
+
+        return decorate
+
+    async def preflight(
+        self,
+        *,
+        tool: str,
+        resource: Optional[str] = None,
+        args: Optional[Mapping[str, Any]] = None,
+        goal: Optional[str] = None,
+        user_id: Optional[str] = None,
+        mode: Optional[Mode] = None,
+        passport: Optional[str] = None,
+        idempotency_key: Optional[str] = None,
+    ) -> Decision:
+        """The decision on an action. Nothing is run, and nothing used up."""
+        action = {
+            "tool": tool, "resource": resource, "args": args, "goal": goal, "user_id": user_id,
+            "mode": mode, "passport": passport, "idempotency_key": idempotency_key,
+        }  # fmt: skip
+        return await self._drive(_core.preflight(self._s, _core.action_body(self._s, action)))
+
+    async def wait_for_approval(self, approval_id: str, timeout: Optional[float] = None) -> Approval:
+        """The approval once it is not pending any more, or as it is after ``timeout`` seconds."""
+        return await self._drive(_core.wait_for_approval(self._s, approval_id, timeout))
+
+    async def issue_passport(self, **passport: Any) -> IssuedPassport:
+        """Makes a passport; the fields are those of ``wire.NewPassport``, ``agent_id`` this client's unless given."""
+        return cast(IssuedPassport, await self._drive(_core.post(self._s, "/api/v1/passports/issue", {"agent_id": self.agent_id, **passport})))
+
+    async def verify_passport(self, token: str, audience: Optional[str] = None) -> PassportVerdict:
+        """Asks whether a token is good here; ``audience`` is the sidecar's own unless given."""
+        return cast(PassportVerdict, await self._drive(_core.post(self._s, "/api/v1/passports/verify", {"token": token, "audience": audience})))
+
+    async def revoke_passport(self, jti: str, reason: Optional[str] = None) -> RevokedPassport:
+        """Ends a passport by its ``jti``."""
+        return cast(RevokedPassport, await self._drive(_core.post(self._s, "/api/v1/passports/revoke", {"jti": jti, "reason": reason})))
+
+    async def jwks(self) -> JWKS:
+        """The public keys of passports."""
+        return cast(JWKS, await self._drive(_core.get(self._s, "/api/v1/passports/jwks")))
+
+
+async def _attempt(s: Settings, ask: Ask) -> Answer:
+    try:
+        return await asyncio.wait_for(_exchange(s, ask), ask.timeout)
+    except asyncio.TimeoutError as e:
+        raise NoAnswer(f"no answer within {round(ask.timeout * 1000)} ms") from e
+    except (OSError, EOFError, ValueError) as e:
+        # ValueError: a line that is too long, or an answer that is no HTTP.
+        raise NoAnswer("no connection") from e
+
+
+async def _exchange(s: Settings, ask: Ask) -> Answer:
+    """One request on a connection of its own (RFC 9112)."""
+    scheme, authority, prefix = split(s.base_url)
+    m = re.fullmatch(r"(\[[^\]]+\]|[^:]+)(?::(\d+))?", authority)
+    if m is None:
+        raise MisusedError("base_url must be like http://127.0.0.1:8090.")
+    context: Any = None
+    if scheme == "https":
+        import ssl
+
+        context = ssl.create_default_context()
+    reader, writer = await asyncio.open_connection(m[1].strip("[]"), int(m[2] or (443 if scheme == "https" else 80)), ssl=context)
+    try:
+        headers = {"Host": authority, **s.headers(ask), "Connection": "close"}
+        if ask.body is not None:
+            headers["Content-Length"] = str(len(ask.body))
+        head = f"{ask.method} {prefix}{ask.path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n"
+        writer.write(head.encode("ascii") + (ask.body or b""))
+        await writer.drain()
+        status, said = await _head(reader)
+        while 100 <= status < 200:
+            status, said = await _head(reader)
+        return Answer(status, said.get("retry-after"), await _body(reader, status, said))
+    finally:
+        writer.close()
+
+
+async def _head(reader: asyncio.StreamReader) -> Tuple[int, Dict[str, str]]:
+    lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    m = re.match(r"HTTP/1\.[01] (\d{3})(?: |$)", lines[0])
+    if m is None:
+        raise ValueError("no status line")
+    said: Dict[str, str] = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(":")
+        if colon:
+            said[name.lower()] = value.strip()
+    return int(m[1]), said
+
+
+async def _body(reader: asyncio.StreamReader, status: int, said: Mapping[str, str]) -> bytes:
+    if status in (204, 304):
+        return b""
+    if "transfer-encoding" in said:
+        if said["transfer-encoding"].lower() != "chunked":
+            raise ValueError("a transfer coding that is not known")
+        out = b""
+        while True:
+            size = int((await reader.readuntil(b"\r\n")).split(b";")[0], 16)
+            if not 0 <= size <= MAX_ANSWER - len(out):
+                raise ValueError("the answer is larger than 8 MiB")
+            if size == 0:
+                return out
+            out += await reader.readexactly(size)
+            if await reader.readexactly(2) != b"\r\n":
+                raise ValueError("a chunk of another size than it says")
+    if "content-length" in said:
+        size = int(said["content-length"])
+        if not 0 <= size <= MAX_ANSWER:
+            raise ValueError("the answer is larger than 8 MiB")
+        return await reader.readexactly(size)
+    out = b""
+    while len(out) <= MAX_ANSWER:
+        more = await reader.read(65536)
+        if not more:
+            return out
+        out += more
+    raise ValueError("the answer is larger than 8 MiB")
