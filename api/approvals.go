@@ -36,10 +36,22 @@ type Approval struct {
 	Request    *evidence.Request `json:"request"` // null for an action of the preflight API
 	ConsumedBy string            `json:"consumed_by"`
 
+	// Beside are the rules that would have let it go without a human, and what it
+	// is away from them; in the answer about this one approval only.
+	Beside []RuleBeside `json:"beside,omitempty"`
+
 	// In the answer to the word that approved it, and nowhere else.
 	PassportToken     string         `json:"passport_token,omitempty"`
 	PassportExpiresAt *evidence.Time `json:"passport_expires_at,omitempty"`
 	Grant             *Grant         `json:"grant,omitempty"` // that was made with it
+}
+
+// RuleBeside is a rule that allows and that the call does not meet.
+type RuleBeside struct {
+	Rule     string   `json:"rule"`
+	Decision string   `json:"decision"`
+	When     string   `json:"when"`
+	Misses   []string `json:"misses"` // never null
 }
 
 // Vote is one human's word.
@@ -162,7 +174,13 @@ func (s *server) getApproval(w http.ResponseWriter, r *http.Request, id gate.Ide
 	if err != nil {
 		return about("approval", storeDown, err)
 	}
-	return writeJSON(w, http.StatusOK, ApprovalOf(a))
+	d := ApprovalOf(a)
+	if id.Role != gate.RoleGateway && a.State == gate.ApprovalPending {
+		for _, b := range s.Gate.Beside(&a) {
+			d.Beside = append(d.Beside, RuleBeside{Rule: b.Rule, Decision: b.Decision, When: b.When, Misses: list(b.Misses)})
+		}
+	}
+	return writeJSON(w, http.StatusOK, d)
 }
 
 // Verdict is the body of POST /api/v1/approvals/{id}/decide.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -225,11 +226,14 @@ func verdict(a api.Approval) string {
 const watchEvery = time.Second
 
 func newApprovalsWatchCmd() *cobra.Command {
-	var asJSON bool
+	var asJSON, lines bool
 	cmd := &cobra.Command{
-		Use:     "watch",
-		Short:   "Print approvals as they are asked for and decided, until Ctrl-C",
-		Example: "  actpass approvals watch",
+		Use:   "watch",
+		Short: "See approvals as they are asked for, and decide them, until q or Ctrl-C",
+		Long: `On a terminal: a screen with the approvals that wait, their age and the time that is
+left, the chosen one in plain words, and keys to approve, deny and escalate it with a
+reason. Elsewhere, with --lines or --json: one line for each thing that happens.`,
+		Example: "  actpass approvals watch\n  actpass approvals watch --lines",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := newClient(cmd)
@@ -238,6 +242,13 @@ func newApprovalsWatchCmd() *cobra.Command {
 			}
 			ctx, stop := interruptible(cmd)
 			defer stop()
+			if out, ok := cmd.OutOrStdout().(*os.File); ok && !asJSON && !lines && isTerminal(out) && isTerminal(os.Stdin) {
+				where, err := apiURL(cmd)
+				if err != nil {
+					return err
+				}
+				return explained(watchScreen(ctx, client, where))
+			}
 			w := watcher{client: client, known: map[string]string{}, show: func(a api.Approval) error {
 				if asJSON {
 					return json.NewEncoder(cmd.OutOrStdout()).Encode(a)
@@ -249,6 +260,7 @@ func newApprovalsWatchCmd() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a line")
+	cmd.Flags().BoolVar(&lines, "lines", false, "print lines on a terminal too")
 	addAPIFlag(cmd)
 	return cmd
 }
