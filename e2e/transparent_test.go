@@ -361,3 +361,34 @@ func TestRedirectedToItself(t *testing.T) {
 		t.Errorf("%d loops were seen, and %d other events", loops, calls)
 	}
 }
+
+// TestRedirectRules: what is loaded over netlink is what --print says, to the rule.
+func TestRedirectRules(t *testing.T) {
+	p := newPod(t)
+	list := func() string {
+		t.Helper()
+		out, err := exec.Command("ip", "netns", "exec", p.name, "nft", "-s", "list", "ruleset").CombinedOutput()
+		must(t, err)
+		return string(out)
+	}
+	args := []string{"--uid", "4242", "--port", "15002", "--mark", "7", "--dns", "192.0.2.53,2001:db8::53"}
+	for range 2 { // the second replaces the first
+		if out, err := p.redirect(args...); err != nil {
+			t.Fatalf("%v %s", err, out)
+		}
+	}
+	loaded := list()
+	script, err := p.redirect(append(args, "--print")...)
+	must(t, err)
+	load := exec.Command("ip", "netns", "exec", p.name, "nft", "-f", "-")
+	load.Stdin = bytes.NewReader(script)
+	if out, err := load.CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	if printed := list(); loaded != printed || strings.Count(loaded, "dport 53 accept") != 8 {
+		t.Errorf("over netlink:\n%s\nby the script:\n%s", loaded, printed)
+	}
+	if out, err := p.redirect("--remove"); err != nil || list() != "" {
+		t.Errorf("not removed: %v %s %s", err, out, list())
+	}
+}

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"strings"
 	"text/template"
 
@@ -20,23 +18,25 @@ type redirection struct {
 
 // redirectRules is an nftables script. Applied again, it replaces what it made.
 // It is one transaction: all of it is in force, or nothing is new.
-var redirectRules = template.Must(template.New("rules").Funcs(template.FuncMap{"list": addresses}).Parse(`table inet actpass
+var redirectRules = template.Must(template.New("rules").Parse(`table inet actpass
 delete table inet actpass
 table inet actpass {
 	chain forced {
 		type nat hook output priority -100; policy accept;
 {{- template "own" . }}
-		oif "lo" return
+		oifname "lo" return
 {{- template "dns" . }}
 		meta l4proto tcp redirect to :{{.Port}}
 	}
 	chain refused {
 		type filter hook output priority 0; policy accept;
 {{- template "own" . }}
-		oif "lo" accept
+		oifname "lo" accept
 		ct direction reply accept
 {{- template "dns" . }}
-		meta l4proto { tcp, icmp, ipv6-icmp } accept
+		meta l4proto tcp accept
+		meta l4proto icmp accept
+		meta l4proto ipv6-icmp accept
 		reject with icmpx type admin-prohibited
 	}
 }
@@ -47,22 +47,16 @@ table inet actpass {
 {{- end }}
 {{- end }}
 {{- define "dns" }}
-{{- if .V4 }}
-		ip daddr { {{list .V4}} } meta l4proto { tcp, udp } th dport 53 accept
+{{- range .V4 }}
+		ip daddr {{.}} tcp dport 53 accept
+		ip daddr {{.}} udp dport 53 accept
 {{- end }}
-{{- if .V6 }}
-		ip6 daddr { {{list .V6}} } meta l4proto { tcp, udp } th dport 53 accept
+{{- range .V6 }}
+		ip6 daddr {{.}} tcp dport 53 accept
+		ip6 daddr {{.}} udp dport 53 accept
 {{- end }}
 {{- end }}
 `))
-
-func addresses(list []netip.Addr) string {
-	var out []string
-	for _, a := range list {
-		out = append(out, a.String())
-	}
-	return strings.Join(out, ", ")
-}
 
 func newRedirectCmd() *cobra.Command {
 	var r redirection
@@ -77,7 +71,7 @@ IPv4 and IPv6. DNS goes to the resolvers of /etc/resolv.conf (or --dns) and to n
 other; other UDP, QUIC with it, and every other protocol but ICMP is refused. The
 loopback stays as it is.
 
-It needs CAP_NET_ADMIN and the program nft; the agent must have neither that
+It needs CAP_NET_ADMIN, and no other program. The agent must have neither that
 capability nor the sidecar's uid, else it can undo or pass the rules.`,
 		Example: `  actpass redirect --uid 65532 --port 15001
   actpass redirect --print | nft -f -
@@ -105,14 +99,8 @@ capability nor the sidecar's uid, else it can undo or pass the rules.`,
 				_, err := fmt.Fprint(cmd.OutOrStdout(), script)
 				return err
 			}
-			nft := exec.CommandContext(cmd.Context(), "nft", "-f", "-")
-			nft.Stdin = strings.NewReader(script)
-			out, err := nft.CombinedOutput()
-			if errors.Is(err, exec.ErrNotFound) {
-				return finding("load the rules: nft is not installed; install nftables, or give the output of --print to it where it is")
-			}
-			if err != nil {
-				return finding("load the rules: %v: %s", err, strings.TrimSpace(string(out)))
+			if err := r.load(remove); err != nil {
+				return finding("load the rules: %v: it needs CAP_NET_ADMIN, and a kernel with nf_tables", err)
 			}
 			return nil
 		},
