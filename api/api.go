@@ -33,6 +33,7 @@ type Gate interface {
 	Approvals(ctx context.Context, actor gate.Identity, q gate.ApprovalQuery) ([]gate.Approval, string, error)
 	Approval(ctx context.Context, actor gate.Identity, id string, wait time.Duration) (gate.Approval, error)
 	Decide(ctx context.Context, actor gate.Identity, id, decision, reason string, to []string) (gate.Approval, error)
+	Rules() *gate.Rules
 	Beside(a *gate.Approval) []gate.RuleBeside
 	PassportFor(ctx context.Context, actor gate.Identity, a gate.Approval) (gate.Issued, error)
 	IssuePassport(ctx context.Context, actor gate.Identity, n gate.NewPassport) (gate.Issued, error)
@@ -122,7 +123,6 @@ type Options struct {
 	Ready    func() []Check // nil: ready as soon as it serves
 	Metrics  http.Handler   // nil: /metrics is not found
 	Version  string
-	Rate     int              // calls a second that each key may make, twice as many at once; 0: no bound
 	Now      func() time.Time // nil: time.Now
 }
 
@@ -130,7 +130,6 @@ type server struct {
 	Options
 	routes  []route
 	limiter *limiter
-	rates   *rates
 	words   words
 	answers answers
 	verify  chan struct{} // one verification or simulation at a time: it reads the whole log
@@ -149,7 +148,7 @@ func New(o Options) http.Handler {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &server{Options: o, limiter: newLimiter(), rates: newRates(o.Rate), verify: make(chan struct{}, 1), exports: make(chan struct{}, maxExports)}
+	s := &server{Options: o, limiter: newLimiter(), verify: make(chan struct{}, 1), exports: make(chan struct{}, maxExports)}
 	s.routes = s.table()
 	return s.serve(s.mux())
 }

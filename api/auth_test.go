@@ -26,6 +26,7 @@ var calls = []struct {
 	{"POST", "/api/v1/approvals/apr_support/decide", `{"decision":"approve"}`, "approver admin"},
 	{"GET", "/api/v1/deliveries", "", "approver admin"},
 	{"POST", "/api/v1/deliveries/dlv_1/retry", "", "admin"},
+	{"GET", "/api/v1/approvals/proposals?min=2", "", "approver admin"},
 	{"POST", grantsPath, `{"count":1,"ttl":60}`, "approver admin"},
 	{"GET", grantsPath, "", "approver admin"},
 	{"GET", grantsPath + "/grt_1", "", "approver admin"},

@@ -26,6 +26,8 @@ func (g *fakeGate) RevokeGrant(context.Context, gate.Identity, string, string) (
 	return gate.Grant{ID: "grt_1", Count: 1}, g.err
 }
 
+func (g *fakeGate) Rules() *gate.Rules { return nil }
+
 func (g *fakeGate) Beside(*gate.Approval) []gate.RuleBeside { return nil }
 
 func TestGrants(t *testing.T) {

@@ -61,6 +61,9 @@ func operation(method, path string) map[string]any {
 	if method == http.MethodHead {
 		method = http.MethodGet
 	}
+	if item, exact := spec()["paths"].(map[string]any)[path]; exact { // it goes before patterns that match too
+		return deref(item.(map[string]any)[strings.ToLower(method)])
+	}
 	for pattern, item := range spec()["paths"].(map[string]any) {
 		expr := regexp.MustCompile(`\\\{[a-z]+\\\}`).ReplaceAllString("^"+regexp.QuoteMeta(pattern)+"$", "[^/]+")
 		if regexp.MustCompile(expr).MatchString(path) {

@@ -114,12 +114,9 @@ type Route struct {
 
 // Mapping gives calls their names.
 type Mapping struct {
-	Packs []string `yaml:"packs"` // of the embedded catalogue
-	Files []string `yaml:"files"` // globs; their rules come before the packs'
-	// Descriptors are globs of protobuf FileDescriptorSets: the messages of the
-	// gRPC methods that they know are read by field name.
-	Descriptors []string `yaml:"descriptors"`
-	Unmapped    string   `yaml:"unmapped"` // generic (default): http.<method>; deny: refused under enforce and strict
+	Packs    []string `yaml:"packs"`    // of the embedded catalogue
+	Files    []string `yaml:"files"`    // globs; their rules come before the packs'
+	Unmapped string   `yaml:"unmapped"` // generic (default): http.<method>; deny: refused under enforce and strict
 }
 
 // Policy judges them.
@@ -148,7 +145,6 @@ type Limits struct {
 	MaxInspectBytes Size     `yaml:"max_inspect_bytes"` // of a body that is read before deciding, default 1MiB
 	Hold            Duration `yaml:"hold"`              // a held call's wait before its client is told to come back, default 50s
 	MaxHolds        int      `yaml:"max_holds"`         // open approvals, default 10000
-	APIRate         int      `yaml:"api_rate"`          // API calls a second of each key, twice as many at once; default 200, 0 no bound. Needs a restart
 }
 
 // Store keeps keys, approvals and limits.
@@ -183,7 +179,7 @@ func Default() *Config {
 		Mapping:   Mapping{Unmapped: "generic"},
 		Policy:    Policy{Default: "deny"},
 		Passport:  Passport{Issuer: "actpass", Audience: "actpass"},
-		Limits:    Limits{MaxInspectBytes: 1 << 20, Hold: Duration(50 * time.Second), MaxHolds: 10000, APIRate: 200},
+		Limits:    Limits{MaxInspectBytes: 1 << 20, Hold: Duration(50 * time.Second), MaxHolds: 10000},
 		Store:     Store{Driver: "sqlite"},
 		Evidence:  Evidence{Durability: "sync"},
 		Notify:    Notify{MaxAttempts: 12, Slack: Slack{APIURL: "https://slack.com/api"}},

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -110,7 +109,7 @@ func (c *Config) Watched() (paths, globs []string) {
 	for _, f := range c.Notify.secretFiles() {
 		paths = append(paths, c.Path(f))
 	}
-	for _, g := range slices.Concat(c.Mapping.Files, c.Mapping.Descriptors, c.Policy.Files) {
+	for _, g := range append(append([]string(nil), c.Mapping.Files...), c.Policy.Files...) {
 		globs = append(globs, c.Path(g))
 	}
 	return paths, globs
@@ -130,8 +129,6 @@ func (c *Config) NeedsRestart(old *Config) string {
 		return "evidence"
 	case c.Log != old.Log:
 		return "log"
-	case c.Limits.APIRate != old.Limits.APIRate:
-		return "limits.api_rate"
 	case c.Upstream.ConnectTimeout != old.Upstream.ConnectTimeout:
 		return "upstream.connect_timeout"
 	case c.Upstream.ResponseTimeout != old.Upstream.ResponseTimeout:

@@ -27,7 +27,7 @@ agent that asks.`,
 		Example: "  actpass approvals list --state pending\n  actpass approvals approve apr_... --reason 'checked with the customer'",
 		RunE:    showHelp,
 	}
-	cmd.AddCommand(newApprovalsListCmd(), newApprovalsShowCmd(), newApprovalsWatchCmd(), newDeliveriesCmd(),
+	cmd.AddCommand(newApprovalsListCmd(), newApprovalsShowCmd(), newApprovalsWatchCmd(), newApprovalsProposeCmd(), newDeliveriesCmd(),
 		newDecideCmd("approve", "Approve an action: exactly this one, once"),
 		newDecideCmd("deny", "Deny an action"),
 		newDecideCmd("escalate", "Leave the decision to other groups"))

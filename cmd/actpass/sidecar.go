@@ -254,7 +254,7 @@ func (p *program) apiHandler() http.Handler {
 	h := api.New(api.Options{
 		Gate: p.gate, Logger: p.log,
 		Events:   &events{index: p.index, log: p.trail, dir: filepath.Join(p.dir, "ledger"), gate: p.gate, settings: p.inForce},
-		Channels: p.notifier, Ready: p.ready, Metrics: p.metrics.handler(), Version: version, Rate: p.cfg.Limits.APIRate,
+		Channels: p.notifier, Ready: p.ready, Metrics: p.metrics.handler(), Version: version,
 	})
 	open := p.metrics.handler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
