@@ -273,13 +273,18 @@ func distrusts(err error, greeted bool) bool {
 		return true
 	}
 	var op *net.OpError
-	if !errors.As(err, &op) || op.Op != "remote error" {
+	if !errors.As(err, &op) || op.Op != "remote error" && op.Op != "local error" {
 		return false
 	}
 	// crypto/tls keeps its alert type to itself, but it is a number.
 	v := reflect.ValueOf(op.Err)
 	if v.Kind() != reflect.Uint8 {
 		return false
+	}
+	if op.Op == "local error" {
+		// OpenSSL sends the alert about a TLS 1.3 server's certificate in the clear,
+		// where an encrypted record is due: it is read as one whose MAC is bad.
+		return greeted && v.Uint() == 20
 	}
 	switch v.Uint() {
 	case 42, 43, 46, 48: // bad, unsupported, unknown certificate, unknown CA (RFC 8446 section 6.2)

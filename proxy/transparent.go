@@ -116,18 +116,18 @@ func (s *Server) serveTransparent(client *peekedConn) {
 	}
 	switch {
 	case r.live.passes(dst.Addr().String(), strconv.Itoa(int(dst.Port()))):
-		r.stream(ctx, "passthrough names the address")
+		r.stream(ctx, true, "passthrough names the address")
 	case begin == beginsTLS:
 		handed = r.tls(ctx)
 	case begin == beginsHTTP && !isPreface(client):
 		handed = true
 		s.inside.give(s.lint(client, client.door))
 	case begin == beginsHTTP:
-		r.stream(ctx, "the client speaks HTTP/2 without TLS, which is not read here")
+		r.stream(ctx, false, "the client speaks HTTP/2 without TLS, which is not read here")
 	case len(client.prefix) == 0:
-		r.stream(ctx, "the client waits for the server to speak first")
+		r.stream(ctx, false, "the client waits for the server to speak first")
 	default:
-		r.stream(ctx, "the client speaks neither TLS nor HTTP")
+		r.stream(ctx, false, "the client speaks neither TLS nor HTTP")
 	}
 }
 
@@ -146,7 +146,7 @@ func (r *redirected) tls(ctx context.Context) (handed bool) {
 	name, err := client.serverName(ctx)
 	_ = client.SetReadDeadline(time.Time{})
 	if err != nil {
-		r.stream(ctx, "the client begins TLS without a hello that can be read")
+		r.stream(ctx, false, "the client begins TLS without a hello that can be read")
 		return false
 	}
 	port := strconv.Itoa(int(r.dst.Port()))
@@ -167,13 +167,13 @@ func (r *redirected) tls(ctx context.Context) (handed bool) {
 	id := s.gate.ConfigIdentity()
 	client.door.identity, client.door.known = id, true
 	if !r.live.intercepts(host, port) {
-		r.tunnel(ctx, host, false, "", "")
+		r.tunnel(ctx, host, false, true, "", "")
 		return false
 	}
 	floor := s.gate.StrictestFor(id, r.live.mapped(host, port))
 	client.door.floor = floor
 	if !demands(floor) && s.distrust.has(client.door.remote, host, port) {
-		r.tunnel(ctx, host, false, floor, "the client does not trust the CA")
+		r.tunnel(ctx, host, false, true, floor, "the client does not trust the CA")
 		return false
 	}
 	return s.intercept(ctx, client)
@@ -181,19 +181,19 @@ func (r *redirected) tls(ctx context.Context) (handed bool) {
 
 // stream has everything that can be neither opened nor read judged as
 // tcp.connect on the address that was dialled.
-func (r *redirected) stream(ctx context.Context, why string) {
+func (r *redirected) stream(ctx context.Context, passed bool, why string) {
 	id := r.s.gate.ConfigIdentity()
 	host := r.dst.Addr().String()
-	r.tunnel(ctx, host, true, r.s.gate.StrictestFor(id, r.live.mapped(host, strconv.Itoa(int(r.dst.Port())))), why)
+	r.tunnel(ctx, host, true, passed, r.s.gate.StrictestFor(id, r.live.mapped(host, strconv.Itoa(int(r.dst.Port())))), why)
 }
 
 // tunnel has an unread connection judged, and relays it.
-func (r *redirected) tunnel(ctx context.Context, host string, bare bool, floor, opaque string) {
+func (r *redirected) tunnel(ctx context.Context, host string, bare, passed bool, floor, opaque string) {
 	s := r.s
 	port := strconv.Itoa(int(r.dst.Port()))
 	id := s.gate.ConfigIdentity()
 	t := &tunnel{
-		s: s, client: r.client, live: r.live, host: host, port: port, start: r.start,
+		s: s, client: r.client, live: r.live, host: host, port: port, start: r.start, passed: passed,
 		req: &gate.Request{
 			Door: gate.DoorTransparent, Identity: id, Tunnel: true, Bare: bare, Opaque: opaque, Floor: floor, Dialled: r.dst.String(),
 			Head: mapping.Request{Method: http.MethodConnect, Scheme: "https", Authority: net.JoinHostPort(host, port), Target: "/"},

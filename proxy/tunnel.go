@@ -29,6 +29,7 @@ type tunnel struct {
 	host, port string
 	start      time.Time
 	guard      bool // late TLS or HTTP ends it, whatever the mode
+	passed     bool // settings pass it unread, so TLS and HTTP are what is expected in it
 }
 
 // serve judges, dials and relays. answered says that the client has had its 200
@@ -100,7 +101,7 @@ func (t *tunnel) serve(ctx context.Context, answered bool) {
 	}
 	// A client that was silent, or slow, may yet begin what would have been opened
 	// and judged by its calls, had it begun in time.
-	guarded := answered && fails(d.Mode) || t.guard
+	guarded := !t.passed && (answered && fails(d.Mode) || t.guard)
 	sent, received, stopped := t.s.splice(t.client, up, guarded)
 	o := gate.Outcome{State: evidence.StateForwarded, Status: http.StatusOK, Bytes: received}
 	if stopped != nil {
