@@ -25,15 +25,21 @@ import (
 type upstreams struct {
 	pooled *http.Transport // HTTP/2 or HTTP/1.1, connections kept
 	once   *http.Transport // HTTP/1.1, a connection for each call
+	kept   *upConns        // HTTP/1.1, connections kept, for bodies that were read whole
 }
 
 func newUpstreams(d *dialer, answerTimeout time.Duration) *upstreams {
+	w := newUpConns(d, answerTimeout)
 	make := func(protos ...string) *http.Transport {
 		t := &http.Transport{
 			Proxy:       nil, // the environment's proxy is most likely this sidecar
 			DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return d.dial(ctx, addr) },
 			DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-				return d.dialTLS(ctx, addr, protos)
+				conn, err := d.dialTLS(ctx, addr, protos)
+				if c, ok := conn.(*tls.Conn); ok && err == nil && len(protos) > 1 {
+					w.learn(addr, c.ConnectionState().NegotiatedProtocol)
+				}
+				return conn, err
 			},
 			DisableCompression:    true,
 			MaxIdleConns:          2048,
@@ -48,7 +54,7 @@ func newUpstreams(d *dialer, answerTimeout time.Duration) *upstreams {
 		}
 		return t
 	}
-	u := &upstreams{pooled: make("h2", "http/1.1"), once: make("http/1.1")}
+	u := &upstreams{pooled: make("h2", "http/1.1"), once: make("http/1.1"), kept: w}
 	u.pooled.ForceAttemptHTTP2 = true
 	u.pooled.HTTP2 = &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}
 	// A call that a human approved is sent at most once: net/http resends on a
@@ -62,6 +68,7 @@ func newUpstreams(d *dialer, answerTimeout time.Duration) *upstreams {
 func (u *upstreams) closeIdle() {
 	u.pooled.CloseIdleConnections()
 	u.once.CloseIdleConnections()
+	u.kept.closeIdle()
 }
 
 // forward sends what the permit holds, and nothing else, and relays the answer.
@@ -75,6 +82,15 @@ func (x *exchange) forward() {
 		x.failed(http.StatusBadRequest, ReasonMalformed, "The call was not sent, because its body broke off: "+err+".")
 		return
 	}
+	resp, sent, err := x.direct(&out)
+	if sent {
+		if err != nil {
+			x.unanswered(err)
+			return
+		}
+		x.answered(resp, &out)
+		return
+	}
 	req, err := x.outgoing(&out)
 	if err != nil {
 		x.permit.Done(gate.Outcome{State: evidence.StateRefused, Status: http.StatusBadRequest, Error: err.Error()})
@@ -85,16 +101,51 @@ func (x *exchange) forward() {
 	if out.Once || out.Head.Upgrade != "" {
 		transport = x.live.upstream.once
 	}
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
+	if resp, err = transport.RoundTrip(req); err != nil {
 		x.unanswered(err)
 		return
 	}
+	x.answered(resp, &out)
+}
+
+func (x *exchange) answered(resp *http.Response, out *gate.Outbound) {
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		x.switchProtocols(resp, out.Head.Upgrade)
 		return
 	}
 	x.relay(resp)
+}
+
+// direct sends what needs no more than one connection of HTTP/1.1; tried is false
+// for what does.
+func (x *exchange) direct(out *gate.Outbound) (resp *http.Response, tried bool, err error) {
+	head := &out.Head
+	if out.Once || head.Upgrade != "" || head.Authority != x.req.Head.Authority || head.Scheme != x.req.Head.Scheme {
+		return nil, false, nil
+	}
+	if x.body != nil && (!out.Read || !x.body.whole || len(out.Body) > upMaxBody) {
+		return nil, false, nil
+	}
+	addr := net.JoinHostPort(x.host, x.port)
+	pool := x.live.upstream.kept
+	if !pool.speaks(head.Scheme, addr) {
+		return nil, false, nil
+	}
+	buf, _ := upBuffers.Get().(*[]byte)
+	defer upBuffers.Put(buf)
+	body := out.Body
+	if x.body == nil {
+		body = nil
+	} else if body == nil {
+		body = []byte{}
+	}
+	b, err := appendCall((*buf)[:0], head.Method, head.Target, x.sendHost, head.Header, body)
+	if err != nil {
+		return nil, false, nil // net/http says what is wrong with it
+	}
+	*buf = b
+	resp, err = pool.roundTrip(x.r.Context(), &upCall{method: head.Method, scheme: head.Scheme, addr: addr, bytes: b})
+	return resp, true, err
 }
 
 // outgoing builds the upstream request from what was judged.
