@@ -260,7 +260,9 @@ func (p *upConns) try(ctx context.Context, key string, c *upConn, call *upCall) 
 			return nil, false, errors.New("too many interim answers")
 		}
 	}
-	_ = c.conn.SetReadDeadline(time.Time{})
+	if n := resp.ContentLength; n < 0 || n > int64(c.in.Buffered()) {
+		_ = c.conn.SetReadDeadline(time.Time{}) // the body may take its time
+	}
 	c.left = math.MaxInt64
 	body := &upBody{ReadCloser: resp.Body, pool: p, key: key, conn: c, stop: stop}
 	body.keep = failed == nil && !resp.Close && resp.StatusCode >= 200

@@ -39,11 +39,16 @@ type lintConn struct {
 	err    error  // to be returned once buf is empty
 
 	mu       sync.Mutex
-	heads    []head // linted, not yet taken by the handler
-	serving  bool   // a handler has taken a head and its answer is not finished
-	fault    string // what is wrong with the chunked body that is being read
-	deadline time.Time
+	heads    []head    // linted, not yet taken by the handler
+	serving  bool      // a handler has taken a head and its answer is not finished
+	fault    string    // what is wrong with the chunked body that is being read
 	partial  time.Time // since when an incomplete head waits; zero: none does
+	deadline time.Time // as net/http set it
+	applied  time.Time // as the connection below has it
+	reading  bool      // in a Read below
+	parked   bool      // in a Read that has not begun below; see park
+	unpark   chan struct{}
+	patience *time.Timer
 }
 
 type lintState uint8
@@ -109,6 +114,10 @@ func (c *lintConn) bodyFault() string {
 // out. Only after the connection was hijacked: nobody else reads then.
 func (c *lintConn) release() []byte {
 	c.state = lintRaw
+	_ = c.SetReadDeadline(time.Time{})
+	c.mu.Lock()
+	_ = c.apply() // who reads below now does not ask here
+	c.mu.Unlock()
 	rest := append([]byte(nil), c.buf...)
 	c.ready = 0
 	c.drop()
@@ -151,51 +160,6 @@ func (c *lintConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// SetDeadline sets both deadlines.
-func (c *lintConn) SetDeadline(t time.Time) error {
-	if err := c.SetReadDeadline(t); err != nil {
-		return err
-	}
-	return c.Conn.SetWriteDeadline(t)
-}
-
-// SetReadDeadline shortens the deadline while an incomplete head is held back:
-// net/http still believes the connection idle then.
-func (c *lintConn) SetReadDeadline(t time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.deadline = t
-	return c.Conn.SetReadDeadline(c.effective())
-}
-
-// effective needs mu. A zero deadline is left alone: nobody waits for a head.
-func (c *lintConn) effective() time.Time {
-	if c.partial.IsZero() || c.deadline.IsZero() || c.headTimeout <= 0 {
-		return c.deadline
-	}
-	if end := c.partial.Add(c.headTimeout); end.Before(c.deadline) {
-		return end
-	}
-	return c.deadline
-}
-
-// setPartial notes whether an incomplete head waits.
-func (c *lintConn) setPartial(waits bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if waits == !c.partial.IsZero() {
-		return
-	}
-	if waits {
-		c.partial = time.Now()
-		if !c.deadline.IsZero() {
-			_ = c.Conn.SetReadDeadline(c.effective())
-		}
-		return
-	}
-	c.partial = time.Time{}
-}
-
 // Read hands out linted bytes.
 func (c *lintConn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
@@ -219,13 +183,13 @@ func (c *lintConn) Read(p []byte) (int, error) {
 				c.ready = len(c.buf)
 				continue
 			}
-			return c.Conn.Read(p)
+			return c.input(p)
 		}
 		if len(c.buf) == 0 {
 			// The usual way: everything that came is complete, and stays where
 			// the caller wants it. This also serves net/http's one-byte
 			// background read without a buffer.
-			n, err := c.Conn.Read(p)
+			n, err := c.input(p)
 			ready := c.advance(p[:n])
 			if ready < n {
 				c.keep(p[ready:n])
@@ -291,7 +255,7 @@ func (c *lintConn) more() (int, error) {
 		c.drop()
 		c.buf = grown
 	}
-	n, err := c.Conn.Read(c.buf[len(c.buf):cap(c.buf)])
+	n, err := c.input(c.buf[len(c.buf):cap(c.buf)])
 	c.buf = c.buf[:len(c.buf)+n]
 	return n, err
 }
