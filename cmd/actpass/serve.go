@@ -114,17 +114,16 @@ func newLogger(cfg *config.Config) (*zap.Logger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("log.level: %w", err)
 	}
-	z := zap.NewProductionConfig()
-	z.Level = zap.NewAtomicLevelAt(level)
-	z.Sampling = nil // one line a request, every request
-	z.DisableStacktrace = true
-	z.DisableCaller = true
-	z.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
-	z.EncoderConfig.TimeKey = "time"
-	z.EncoderConfig.EncodeDuration = zapcore.StringDurationEncoder
+	enc := zap.NewProductionEncoderConfig()
+	enc.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	enc.TimeKey = "time"
+	enc.EncodeDuration = zapcore.StringDurationEncoder
+	encoder := zapcore.NewJSONEncoder(enc)
 	if cfg.Log.Format == "console" {
-		z.Encoding = "console"
-		z.EncoderConfig.EncodeLevel = zapcore.CapitalLevelEncoder
+		enc.EncodeLevel = zapcore.CapitalLevelEncoder
+		encoder = zapcore.NewConsoleEncoder(enc)
 	}
-	return z.Build()
+	stderr := zapcore.Lock(os.Stderr)
+	core := zapcore.NewCore(encoder, &logBuffer{below: stderr}, level) // not sampled: one line a request, every request
+	return zap.New(promptCore{core}, zap.ErrorOutput(stderr)), nil
 }
