@@ -1,6 +1,8 @@
 package api
 
 import (
+	"bytes"
+	"encoding/json"
 	"net/http"
 	"time"
 
@@ -61,6 +63,15 @@ type Vote struct {
 	Decision string        `json:"decision"` // approve, deny, escalate
 	Reason   string        `json:"reason"`
 	Time     evidence.Time `json:"time"`
+}
+
+// UnmarshalJSON keeps the numbers of Args as they were written: a human who
+// decides must see the amount, and not what floating point makes of it.
+func (a *Approval) UnmarshalJSON(b []byte) error {
+	type plain Approval // without this method
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	return d.Decode((*plain)(a))
 }
 
 // ApprovalOf renders a.

@@ -36,15 +36,16 @@ type Config struct {
 	Upstream  Upstream  `yaml:"upstream"`
 	// Routes are the reverse door's: http://LISTEN/NAME/... and
 	// http://NAME.localhost:PORT/... go to the upstream.
-	Routes   []Route  `yaml:"routes"`
-	Mapping  Mapping  `yaml:"mapping"`
-	Policy   Policy   `yaml:"policy"`
-	Passport Passport `yaml:"passport"`
-	Limits   Limits   `yaml:"limits"`
-	Store    Store    `yaml:"store"`
-	Evidence Evidence `yaml:"evidence"`
-	Notify   Notify   `yaml:"notify"`
-	Log      Log      `yaml:"log"`
+	Routes    []Route   `yaml:"routes"`
+	Mapping   Mapping   `yaml:"mapping"`
+	Policy    Policy    `yaml:"policy"`
+	Passport  Passport  `yaml:"passport"`
+	Limits    Limits    `yaml:"limits"`
+	Store     Store     `yaml:"store"`
+	Evidence  Evidence  `yaml:"evidence"`
+	Notify    Notify    `yaml:"notify"`
+	Dashboard Dashboard `yaml:"dashboard"`
+	Log       Log       `yaml:"log"`
 
 	// File is where it was read from, "" for the embedded defaults; Dir is what
 	// relative paths are relative to.
@@ -159,6 +160,14 @@ type Evidence struct {
 	// async: handed to the operating system, on disk within 100 ms. Needs a
 	// restart.
 	Durability string `yaml:"durability"`
+}
+
+// Dashboard is what the pages under /ui/ of listen.api need to know.
+type Dashboard struct {
+	// Hosts are the names under which a browser may reach it, besides loopback names
+	// and IP addresses. Any other name in a request is refused: it could be another
+	// site's, made to point here.
+	Hosts []string `yaml:"hosts"`
 }
 
 // Log is about the process's own log on standard error, not about evidence.

@@ -38,6 +38,7 @@ type Set struct {
 	fallback Effect
 	hash     string
 	warnings strictyaml.Faults
+	sources  []Source
 }
 
 // Compile reads all policy files. The error is strictyaml.Faults, with every
@@ -62,7 +63,7 @@ func Compile(sources []Source, opt Options) (*Set, error) {
 	}
 	s.warnings = c.warnings(s.policies)
 	s.index = newIndex(s.policies)
-	s.hash = hashSources(sources, s.fallback)
+	s.hash, s.sources = hashSources(sources, s.fallback), sources
 	return s, nil
 }
 

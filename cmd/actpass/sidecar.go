@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/actpass/sidecar/api"
+	"github.com/actpass/sidecar/api/web"
 	"github.com/actpass/sidecar/config"
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
@@ -44,6 +45,7 @@ type program struct {
 	proxy    *proxy.Server
 	notifier *notify.Notifier
 	api      *http.Server
+	pages    *web.Dashboard
 
 	authority authority // of passports; after start only watchFiles touches it
 
@@ -237,6 +239,7 @@ func (p *program) listen(ctx context.Context) error {
 		return ln.Addr().String(), nil
 	}
 	p.api = api.NewServer(p.apiHandler())
+	p.api.RegisterOnShutdown(p.pages.Close)
 	var err error
 	if p.addresses.api, err = open("api", p.cfg.Listen.API, p.api.Serve); err != nil {
 		return err
@@ -257,10 +260,15 @@ func (p *program) apiHandler() http.Handler {
 		Channels: p.notifier, Ready: p.ready, Metrics: p.metrics.handler(), Version: version,
 	})
 	open := p.metrics.handler()
+	p.pages = web.New(p.dashboard(h))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// A scraper on this machine needs no key; any other shows one, as everywhere.
 		if r.URL.Path == "/metrics" && r.Method == http.MethodGet && local(r) {
 			open.ServeHTTP(w, r)
+			return
+		}
+		if web.Serves(r) {
+			p.pages.ServeHTTP(w, r)
 			return
 		}
 		h.ServeHTTP(w, r)

@@ -1,0 +1,19 @@
+package main
+
+import (
+	"net/http"
+	"path/filepath"
+
+	"github.com/actpass/sidecar/api/web"
+)
+
+// dashboard is what the pages are made with; h is the API that they ask.
+func (p *program) dashboard(h http.Handler) web.Options {
+	return web.Options{
+		API: h, Gate: p.gate, Evidence: p.trail, Logger: p.log, Version: version,
+		Hosts: func() []string { return p.inForce().Dashboard.Hosts },
+		Addresses: func() web.Addresses {
+			return web.Addresses{Proxy: p.addresses.proxy, Reverse: p.addresses.reverse, API: p.addresses.api, CAFile: filepath.Join(p.dir, "ca", "ca.pem")}
+		},
+	}
+}
