@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/actpass/sidecar/evidence"
 )
@@ -164,12 +165,25 @@ func key(name string) string {
 	return quote(name)
 }
 
+// quote writes characters that cannot be seen as escapes: direction marks would
+// let a fixture look other than it is.
 func quote(s string) string {
-	b, err := json.Marshal(s)
+	quoted, err := json.Marshal(s)
 	if err != nil {
 		return strconv.QuoteToASCII(s)
 	}
-	return string(b)
+	var b strings.Builder
+	for _, r := range string(quoted) {
+		switch {
+		case unicode.IsPrint(r):
+			b.WriteRune(r)
+		case r > 0xffff:
+			fmt.Fprintf(&b, `\U%08X`, r)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
 }
 
 // printable keeps a comment on its line.

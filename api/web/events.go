@@ -156,7 +156,7 @@ func (d *Dashboard) findEvent(r *http.Request, v *visit) (*eventView, error) {
 	}
 	var indented bytes.Buffer
 	if json.Indent(&indented, raw, "", "  ") == nil {
-		b.Raw = indented.String()
+		b.Raw = ascii(indented.String())
 	}
 	return b, nil
 }
