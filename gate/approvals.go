@@ -2,15 +2,11 @@ package gate
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"go.uber.org/zap"
-
-	"github.com/actpass/sidecar/evidence"
-	"github.com/actpass/sidecar/policy"
 )
 
 const (
@@ -37,7 +33,7 @@ func (g *Gate) Approvals(ctx context.Context, actor Identity, q ApprovalQuery) (
 // Approval finds one. With wait > 0 it returns when the state is no longer
 // pending, or when wait is over.
 func (g *Gate) Approval(ctx context.Context, actor Identity, id string, wait time.Duration) (Approval, error) {
-	changed, stop := g.waits.join(id)
+	changed, stop := g.join(id)
 	defer stop()
 	over := time.NewTimer(wait)
 	defer over.Stop()
@@ -52,19 +48,15 @@ func (g *Gate) Approval(ctx context.Context, actor Identity, id string, wait tim
 		if a.State != ApprovalPending || wait <= 0 {
 			return a, nil
 		}
-		poll := time.NewTimer(pollEvery)
 		select {
 		case <-changed:
-		case <-poll.C:
 		case <-over.C:
 			wait = 0
 		case <-g.draining:
 			wait = 0
 		case <-ctx.Done():
-			poll.Stop()
 			return a, nil
 		}
-		poll.Stop()
 	}
 }
 
@@ -118,76 +110,6 @@ func mayDecide(actor Identity, a *Approval) error {
 	return fmt.Errorf("decide approval %s: %w: the rule names the groups %v, and the key is in %v", a.ID, ErrNotAllowed, a.Approvers, actor.Groups)
 }
 
-// recordTransitions writes the evidence of approval moves that have none yet.
-// It runs after each move, and at start for what a crash left behind.
-func (g *Gate) recordTransitions(ctx context.Context) {
-	if err := g.RecordTransitions(ctx); err != nil {
-		g.Fault("evidence", err)
-	}
-}
-
-// RecordTransitions writes the evidence of approval moves that have none yet.
-func (g *Gate) RecordTransitions(ctx context.Context) error {
-	g.transitions.Lock()
-	defer g.transitions.Unlock()
-	ctx = context.WithoutCancel(ctx)
-	for {
-		list, err := g.store.Unrecorded(ctx, 100)
-		if err != nil {
-			return fmt.Errorf("find unrecorded approval transitions: %w", err)
-		}
-		if len(list) == 0 {
-			return nil
-		}
-		for _, t := range list {
-			if err := g.recordTransition(ctx, t); err != nil {
-				return err
-			}
-			// Whatever ended it, the limits' shares of a call that will not happen are
-			// given back here, once for every way there.
-			switch t.To {
-			case ApprovalDenied, ApprovalExpired, ApprovalCancelled:
-				g.release(t.TenantID, t.ApprovalID)
-			}
-			// A crash between the two writes the transition's evidence twice: the
-			// second copy names the same move and time.
-			if err := g.store.MarkRecorded(ctx, t.ID); err != nil {
-				return fmt.Errorf("mark transition of %s as recorded: %w", t.ApprovalID, err)
-			}
-		}
-	}
-}
-
-func (g *Gate) recordTransition(ctx context.Context, t Transition) error {
-	a, err := g.store.GetApproval(ctx, t.TenantID, t.ApprovalID)
-	if err != nil && !errors.Is(err, ErrNotFound) {
-		return fmt.Errorf("find approval %s: %w", t.ApprovalID, err)
-	}
-	e := evidence.Event{
-		ID: newID("ev_"), Kind: evidence.KindApproval, Time: evidence.Time{Time: t.Time},
-		TenantID: t.TenantID, AgentID: a.AgentID, UserID: a.UserID, KeyID: t.Actor,
-		Approval: &evidence.Approval{
-			ID: t.ApprovalID, From: t.From, State: t.To, Actor: t.Actor, Reason: t.Reason, EventRef: a.EventID,
-		},
-	}
-	if t.Actor == systemActor {
-		e.KeyID = ""
-	}
-	e.Decision = evidence.Decision{
-		Decision: policy.RequireApproval.String(), ReasonCode: "approval." + t.To, RiskTier: a.Risk,
-		EvidenceEventID: e.ID, Enforcement: enforceHold, ApprovalRequestID: t.ApprovalID, Tool: a.Tool, Resource: a.Resource,
-		Explain: evidence.Explain{Summary: "Approval " + t.ApprovalID + " is " + t.To + ".", MatchedRules: []string{}, NextSteps: []string{}},
-		Would:   map[string]string{},
-	}
-	if a.Rule != "" {
-		e.Explain.MatchedRules = []string{a.Rule}
-	}
-	g.rules.Load().stamp(&e.Decision)
-	return g.record(ctx, &e)
-}
-
-const systemActor = "system"
-
 // Tend expires approvals until ctx ends. It is the gate's only background work.
 func (g *Gate) Tend(ctx context.Context, every time.Duration) {
 	tick := time.NewTicker(every)
@@ -198,19 +120,27 @@ func (g *Gate) Tend(ctx context.Context, every time.Duration) {
 			return
 		case <-tick.C:
 		}
+		if err := g.expireApprovals(ctx); err != nil && ctx.Err() == nil {
+			g.Fault("store", err)
+		}
+	}
+}
+
+func (g *Gate) expireApprovals(ctx context.Context) error {
+	for {
 		gone, err := g.store.ExpireApprovals(ctx, g.now())
 		if err != nil {
-			if ctx.Err() == nil {
-				g.Fault("store", fmt.Errorf("expire approvals: %w", err))
-			}
-			continue
+			return fmt.Errorf("expire approvals: %w", err)
 		}
-		if len(gone) > 0 {
-			g.log.Info("approvals expired", zap.Int("count", len(gone)))
-			g.recordTransitions(ctx)
+		if len(gone) == 0 {
+			return nil
 		}
-		for _, a := range gone {
-			g.waits.wake(a.ID)
+		g.log.Info("approvals expired", zap.Int("count", len(gone)))
+		g.recordTransitions(ctx)
+		ids := make([]string, len(gone))
+		for i := range gone {
+			ids[i] = gone[i].ID
 		}
+		g.waits.wake(ids...)
 	}
 }

@@ -219,7 +219,7 @@ type Gate struct {
 	draining  chan struct{} // closed by Drain
 	drainOnce sync.Once
 
-	transitions sync.Mutex // one recorder of transitions at a time
+	transitions recording
 }
 
 // New makes a gate. Until Load is called it refuses everything.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/actpass/sidecar/evidence"
@@ -12,10 +11,6 @@ import (
 	"github.com/actpass/sidecar/passport"
 	"github.com/actpass/sidecar/policy"
 )
-
-// pollEvery is how often a held call asks the store, for decisions that were
-// made by another process.
-const pollEvery = time.Second
 
 // retryAfter is what a client is told to wait before it comes back to a hold
 // that goes on.
@@ -103,11 +98,10 @@ func (g *Gate) wait(ctx context.Context, c *call, a Approval) (*Permit, *Refusal
 	defer func() { g.observer.Holds(int(g.held.Add(-1))) }()
 	budget := time.NewTimer(c.rules.Hold)
 	defer budget.Stop()
-	poll := time.NewTicker(pollEvery)
-	defer poll.Stop()
-	changed, stop := g.waits.join(a.ID)
+	changed, stop := g.join(a.ID)
 	defer stop()
 	for {
+		var again <-chan time.Time
 		// The first look comes after joining, so a decision between opening and
 		// joining is not missed.
 		now, err := g.store.GetApproval(ctx, a.TenantID, a.ID)
@@ -116,10 +110,11 @@ func (g *Gate) wait(ctx context.Context, c *call, a Approval) (*Permit, *Refusal
 		}
 		if err != nil && ctx.Err() == nil {
 			g.Fault("store", fmt.Errorf("look at approval %s: %w", a.ID, err))
+			again = time.After(pollEvery)
 		}
 		select {
 		case <-changed:
-		case <-poll.C:
+		case <-again:
 		case <-budget.C:
 			return nil, g.stillHeld(ctx, c, a.ID, "")
 		case <-g.draining:
@@ -296,42 +291,4 @@ func (g *Gate) storeDown(ctx context.Context, c *call, err error) *Refusal {
 	c.fault("the store did not answer, so no approval could be asked for")
 	c.verdict.refuse = &closed{503, ReasonApprovals, "this call needs a human, and no approval could be asked for, because the store did not answer"}
 	return g.block(ctx, c)
-}
-
-// waiters wakes the calls that wait for one approval.
-type waiters struct {
-	mu sync.Mutex
-	m  map[string]map[chan struct{}]struct{}
-}
-
-func (w *waiters) join(id string) (changed <-chan struct{}, stop func()) {
-	ch := make(chan struct{}, 1)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.m == nil {
-		w.m = make(map[string]map[chan struct{}]struct{})
-	}
-	if w.m[id] == nil {
-		w.m[id] = make(map[chan struct{}]struct{})
-	}
-	w.m[id][ch] = struct{}{}
-	return ch, func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		delete(w.m[id], ch)
-		if len(w.m[id]) == 0 {
-			delete(w.m, id)
-		}
-	}
-}
-
-func (w *waiters) wake(id string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for ch := range w.m[id] {
-		select {
-		case ch <- struct{}{}:
-		default:
-		}
-	}
 }

@@ -159,11 +159,18 @@ type Store interface {
 	Consume(ctx context.Context, tenant, id, eventID string, now time.Time) (Approval, error)
 	// Cancel moves pending to cancelled.
 	Cancel(ctx context.Context, tenant, id, actor, reason string, now time.Time) (Approval, error)
-	// ExpireApprovals moves all that are past their time, and returns them.
+	// ExpireApprovals moves those that are past their time, the longest overdue
+	// first, a page of them in one transaction, and returns them; none when there
+	// are no more.
 	ExpireApprovals(ctx context.Context, now time.Time) ([]Approval, error)
 	// Unrecorded transitions, oldest first, and MarkRecorded.
 	Unrecorded(ctx context.Context, limit int) ([]Transition, error)
 	MarkRecorded(ctx context.Context, ids ...int64) error
+	// Moved tells which approvals have transitions after the one with the id after,
+	// a page of them, and the id to go on from; with after below 0 only that id, of
+	// the newest transition. A transition becomes visible to it before any with a
+	// higher id does.
+	Moved(ctx context.Context, after int64) (approvals []string, last int64, err error)
 
 	LimitStore
 	GrantStore

@@ -206,7 +206,7 @@ func (m *Memory) ExpireApprovals(ctx context.Context, now time.Time) (list []gat
 		slices.SortFunc(over, func(a, b gate.Approval) int {
 			return cmp.Or(due(a).Compare(due(b)), cmp.Compare(a.ID, b.ID))
 		})
-		for _, a := range over {
+		for _, a := range over[:min(len(over), expirePage)] {
 			t, _ := expire(&a, now)
 			s.put(a, t)
 			got, err := private(a)
@@ -246,4 +246,24 @@ func (m *Memory) MarkRecorded(ctx context.Context, ids ...int64) error {
 		}
 		return nil
 	})
+}
+
+// Moved implements gate.Store.
+func (m *Memory) Moved(ctx context.Context, after int64) (list []string, last int64, err error) {
+	err = m.do(ctx, "Moved", func(s *memoryState) error {
+		last = max(after, 0)
+		if after < 0 {
+			last = int64(len(s.transitions))
+		}
+		for _, t := range s.transitions {
+			if t.ID > last && len(list) < maxLimit {
+				list, last = append(list, t.ApprovalID), t.ID
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, after, err
+	}
+	return list, last, nil
 }

@@ -311,7 +311,7 @@ func (s *SQLite) ExpireApprovals(ctx context.Context, now time.Time) ([]gate.App
 	var list []gate.Approval
 	err := s.w.do(ctx, func(b *batch) error {
 		list = nil
-		err := b.each(`SELECT `+approvalColumns+` `+dueIDs+` ORDER BY due_at, id`, []any{micros(now)}, func(row scanner) error {
+		err := b.each(`SELECT `+approvalColumns+` `+dueIDs+` ORDER BY due_at, id LIMIT ?`, []any{micros(now), expirePage}, func(row scanner) error {
 			a, err := scanApproval(row)
 			list = append(list, a)
 			return err
@@ -334,50 +334,4 @@ func (s *SQLite) ExpireApprovals(ctx context.Context, now time.Time) ([]gate.App
 		return nil, fmt.Errorf("expire approvals: %w", err)
 	}
 	return list, nil
-}
-
-// Unrecorded implements gate.Store.
-func (s *SQLite) Unrecorded(ctx context.Context, limit int) ([]gate.Transition, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT id, approval_id, tenant_id, from_state, to_state, actor, reason, at
-		FROM transitions WHERE recorded = 0 ORDER BY id LIMIT ?`, pageSize(limit))
-	if err != nil {
-		return nil, fmt.Errorf("read unrecorded transitions: %w", err)
-	}
-	var list []gate.Transition
-	err = eachRow(rows, func(row scanner) error {
-		var t gate.Transition
-		var at int64
-		err := row.Scan(&t.ID, &t.ApprovalID, &t.TenantID, &t.From, &t.To, &t.Actor, &t.Reason, &at)
-		t.Time = fromMicros(at)
-		list = append(list, t)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read unrecorded transitions: %w", err)
-	}
-	return list, nil
-}
-
-// MarkRecorded implements gate.Store. Marking twice is fine, because a process
-// that died after it does so again; an id that was never given is an error.
-func (s *SQLite) MarkRecorded(ctx context.Context, ids ...int64) error {
-	if len(ids) == 0 {
-		return nil
-	}
-	err := s.w.do(ctx, func(b *batch) error {
-		for _, id := range ids {
-			res, err := b.exec(`UPDATE transitions SET recorded = 1 WHERE id = ?`, id)
-			if err != nil {
-				return err
-			}
-			if n, err := res.RowsAffected(); err != nil || n == 0 {
-				return errors.Join(err, misuse("there is no transition %d", id))
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("mark transitions as recorded: %w", err)
-	}
-	return nil
 }

@@ -39,6 +39,7 @@ func misuse(format string, args ...any) error {
 const (
 	defaultLimit = 50
 	maxLimit     = 1000
+	expirePage   = 64 // approvals that expire in one transaction
 )
 
 func pageSize(limit int) int {

@@ -39,6 +39,8 @@ func Run(t *testing.T, open func(t *testing.T) gate.Store, misuse error) {
 		{"expire", testExpire},
 		{"list approvals", testListApprovals},
 		{"outbox", testOutbox},
+		{"expire by pages", testExpirePages},
+		{"moved", testMoved},
 		{"reserve", testReserve},
 		{"reserve concurrently", testReserveConcurrently},
 		{"window", testWindow},

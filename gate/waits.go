@@ -1,0 +1,122 @@
+package gate
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// pollEvery is how often the store is asked for moves of approvals that another
+// process made.
+const pollEvery = time.Second
+
+// waiters wakes the calls that wait for one approval.
+type waiters struct {
+	mu      sync.Mutex
+	m       map[string]map[chan struct{}]struct{}
+	polling bool // somebody asks the store for them
+}
+
+// join waits for the moves of an approval, this process's own and those that
+// others made. One question a second is put to the store, for all that wait:
+// ten thousand held calls cost no more than one.
+//
+// A move that is stored before join returns may go unnoticed; look once after it.
+func (g *Gate) join(id string) (changed <-chan struct{}, stop func()) {
+	w, ch := &g.waits, make(chan struct{}, 1)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.m == nil {
+		w.m = make(map[string]map[chan struct{}]struct{})
+	}
+	if w.m[id] == nil {
+		w.m[id] = make(map[chan struct{}]struct{}, 1)
+	}
+	w.m[id][ch] = struct{}{}
+	if !w.polling {
+		w.polling = true
+		go g.poll()
+	}
+	return ch, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.m[id], ch)
+		if len(w.m[id]) == 0 {
+			delete(w.m, id)
+		}
+	}
+}
+
+func (w *waiters) wake(ids ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, id := range ids {
+		for ch := range w.m[id] {
+			nudge(ch)
+		}
+	}
+}
+
+func (w *waiters) wakeAll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, list := range w.m {
+		for ch := range list {
+			nudge(ch)
+		}
+	}
+}
+
+func nudge(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// idle says that nobody waits; the next to join then starts the polling again.
+func (w *waiters) idle() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.polling = len(w.m) > 0
+	return !w.polling
+}
+
+// poll asks the store for moves until nobody waits, or until Drain sends all of
+// them away. What moved before its first answer is unknown to it, so everybody
+// looks once more then.
+func (g *Gate) poll() {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for at := int64(-1); ; {
+		ids, next, err := g.moved(at)
+		switch {
+		case err != nil:
+			g.Fault("store", fmt.Errorf("look for moves of approvals: %w", err))
+		case at < 0:
+			at = next
+			g.waits.wakeAll()
+		default:
+			at = next
+			g.waits.wake(ids...)
+		}
+		if len(ids) > 0 {
+			continue // there may be more
+		}
+		select {
+		case <-tick.C:
+		case <-g.draining:
+			return
+		}
+		if g.waits.idle() {
+			return
+		}
+	}
+}
+
+func (g *Gate) moved(after int64) (ids []string, last int64, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+	defer cancel()
+	return g.store.Moved(ctx, after)
+}
