@@ -94,19 +94,19 @@ func TestFaults(t *testing.T) {
 		{"audience", "passport: {audience: \"a b\"}\n", nil, []string{"`passport.audience` must have 1 to 256"}},
 		{"attempts", "notify: {max_attempts: 0}\n", nil, []string{"config.yaml:1:24: `notify.max_attempts` must be between 1 and 100"}},
 		{
-			"webhook", "notify:\n  webhooks:\n    - { name: Ops, url: ftp://x/t0ken, secret_file: none, events: [opend], actors: [{ actor: \"\", key: sk_live_x }] }\n    - { name: slack, url: \"https://x.example/\", secret_env: SECRET_THAT_IS_SHORT }\n    - { name: b, url: \"https://x.example/\" }\n", nil,
+			"webhook", "notify:\n  webhooks:\n    - { name: Ops, url: ftp://x/t0ken, secret_file: none, events: [opend], actors: [{ actor: \"\", key: sk_live_x }] }\n    - { name: slack, url: \"https://x.example/\", secret_env: NOT-A-NAME }\n    - { name: b, url: \"https://x.example/\" }\n    - { name: c, url: \"https://x.example/\", secret_env: A, secret_file: b }\n", nil,
 			[]string{
-				"config.yaml:3:15: `notify.webhooks[0].name` \"Ops\"", "config.yaml:3:25: `notify.webhooks[0].url`", "config.yaml:3:53: `notify.webhooks[0].secret_file`",
+				"config.yaml:3:15: `notify.webhooks[0].name` \"Ops\"", "config.yaml:3:25: `notify.webhooks[0].url`",
 				"config.yaml:3:68: `notify.webhooks[0].events[0]` must be one of opened, voted, escalated, decided, expired, consumed, cancelled, not \"opend\": did you mean `opened`?",
 				"`notify.webhooks[0].actors[0].actor` must have", "`notify.webhooks[0].actors[0].key` must be the id of a key",
-				"`notify.webhooks[1].name` must not be slack", "`notify.webhooks[1].secret_env`: the secret must have at least 16", "`notify.webhooks[2].secret_file`: a secret is needed",
+				"`notify.webhooks[1].name` must not be slack", "`notify.webhooks[1].secret_env`: \"NOT-A-NAME\" is not the name", "`notify.webhooks[3].secret_env`: give a file or", "`notify.webhooks[2].secret_file`: a secret is needed",
 			},
 		},
 		{"slack without a channel", "notify: {slack: {bot_token_env: X}}\n", nil, []string{"`notify.slack.channel` must name the conversation"}},
 		{
 			"slack", "notify:\n  slack:\n    channel: \"#refunds\"\n    bot_token_env: NOT_SET_ANYWHERE\n    api_url: http://slack.example/api\n    actors: [{ slack_user: \"@alice\", key: k }, { slack_user: U012AB3CD, key: key_1 }, { slack_user: U012AB3CD, key: key_2 }]\n", nil,
 			[]string{
-				"config.yaml:3:14: `notify.slack.channel` \"#refunds\" must be the id", "config.yaml:4:20: `notify.slack.bot_token_env`: the environment variable NOT_SET_ANYWHERE is not set",
+				"config.yaml:3:14: `notify.slack.channel` \"#refunds\" must be the id",
 				"`notify.slack.signing_secret_file`: a secret is needed", "config.yaml:5:14: `notify.slack.api_url`", "config.yaml:6:28: `notify.slack.actors[0].slack_user`",
 				"`notify.slack.actors[0].key`", "`notify.slack.actors[2].slack_user` \"U012AB3CD\" is there twice",
 			},
@@ -117,13 +117,12 @@ func TestFaults(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
-			t.Setenv("SECRET_THAT_IS_SHORT", "hush")
 			f := write(t, dir, "config.yaml", tt.in)
 			_, err := Load(Source{File: f, Environ: tt.env})
 			if err == nil {
 				t.Fatal("accepted")
 			}
-			for _, leak := range []string{"t0ken", "hush", "sk_live_x"} {
+			for _, leak := range []string{"t0ken", "sk_live_x"} {
 				if strings.Contains(err.Error(), leak) {
 					t.Errorf("%q is shown in:\n%v", leak, err)
 				}
@@ -195,5 +194,34 @@ func TestWatch(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestSecrets: whether secrets are there is not for the settings themselves, which
+// other commands read too; what is wrong with them is told with its place.
+func TestSecrets(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "good", "0123456789abcdef\r\n")
+	t.Setenv("SECRET_THAT_IS_SHORT", "hush")
+	f := write(t, dir, "config.yaml", "notify:\n  webhooks:\n    - { name: a, url: https://x.example/, secret_file: good }\n    - { name: b, url: https://x.example/, secret_file: none }\n    - { name: c, url: https://x.example/, secret_env: SECRET_THAT_IS_SHORT }\n  slack: { channel: C012, bot_token_env: NOT_SET_ANYWHERE, signing_secret_file: good }\n")
+	c, err := Load(Source{File: f})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = c.CheckSecrets()
+	if err == nil || strings.Contains(err.Error(), "hush") || strings.Count(err.Error(), "\n") != 2 {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"config.yaml:4:56: `notify.webhooks[1].secret_file`: open ", "config.yaml:5:55: `notify.webhooks[2].secret_env`: the secret must have at least 16", "config.yaml:6:42: `notify.slack.bot_token_env`: the environment variable NOT_SET_ANYWHERE is not set"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("missing %q in:\n%v", want, err)
+		}
+	}
+	if s, err := c.Secret("good", ""); err != nil || string(s) != "0123456789abcdef" {
+		t.Errorf("%q %v", s, err)
+	}
+	paths, _ := c.Watched()
+	if !strings.Contains(strings.Join(paths, " "), filepath.Join(dir, "good")) {
+		t.Errorf("a changed secret is not noticed: %v", paths)
 	}
 }

@@ -93,7 +93,7 @@ func (c *Config) validateNotify(at func(string) strictyaml.Pos, faults *strictya
 		case u.User != nil || u.Fragment != "":
 			faults.Addf(at(p+".url"), "`%s.url` must not have user or fragment", p)
 		}
-		c.validateSecret(at, faults, p, "secret", w.SecretFile, w.SecretEnv)
+		validateSecret(at, faults, p, "secret", w.SecretFile, w.SecretEnv)
 		for j, e := range w.Events {
 			if !slices.Contains(NotifyEvents, e) {
 				ep := p + ".events[" + strconv.Itoa(j) + "]"
@@ -132,8 +132,8 @@ func (c *Config) validateSlack(at func(string) strictyaml.Pos, faults *strictyam
 	if !slackChannel.MatchString(s.Channel) {
 		faults.Addf(at(p+".channel"), "`%s.channel` %q must be the id of a conversation, such as C0123456789: names change, and chat.update takes none", p, s.Channel)
 	}
-	c.validateSecret(at, faults, p, "bot_token", s.BotTokenFile, s.BotTokenEnv)
-	c.validateSecret(at, faults, p, "signing_secret", s.SigningSecretFile, s.SigningSecretEnv)
+	validateSecret(at, faults, p, "bot_token", s.BotTokenFile, s.BotTokenEnv)
+	validateSecret(at, faults, p, "signing_secret", s.SigningSecretFile, s.SigningSecretEnv)
 	u, err := url.Parse(s.APIURL)
 	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Scheme != "https" && (u.Scheme != "http" || !loopbackURL(u)) {
 		faults.Addf(at(p+".api_url"), "`%s.api_url` %q must be a URL such as https://slack.com/api: the token goes there", p, s.APIURL)
@@ -159,15 +159,39 @@ func validateKeyID(at func(string) strictyaml.Pos, faults *strictyaml.Faults, pa
 	}
 }
 
-// validateSecret checks that a secret comes from exactly one place, and is there.
-func (c *Config) validateSecret(at func(string) strictyaml.Pos, faults *strictyaml.Faults, path, name, file, env string) {
-	if _, err := c.Secret(file, env); err != nil {
-		where := path + "." + name + "_file"
-		if file == "" && env != "" {
-			where = path + "." + name + "_env"
-		}
-		faults.Addf(at(where), "`%s`: %v", where, err)
+// validateSecret checks that a secret is to come from exactly one place. Whether
+// it is there is for CheckSecrets: other commands than serve read the settings
+// too, in environments that must not hold it.
+func validateSecret(at func(string) strictyaml.Pos, faults *strictyaml.Faults, path, name, file, env string) {
+	p := path + "." + name
+	switch {
+	case file == "" && env == "":
+		faults.Addf(at(path), "`%s_file`: a secret is needed: name a file that holds it, or an environment variable in `%s_env`", p, name)
+	case file != "" && env != "":
+		faults.Addf(at(p+"_env"), "`%s_env`: give a file or an environment variable, not both", p)
+	case env != "" && !envName.MatchString(env):
+		faults.Addf(at(p+"_env"), "`%s_env`: %q is not the name of an environment variable", p, env)
 	}
+}
+
+// CheckSecrets reads the secrets that the settings name, and reports all that
+// cannot be used, as strictyaml.Faults.
+func (c *Config) CheckSecrets() error {
+	var faults strictyaml.Faults
+	check := func(path, file, env string) {
+		if _, err := c.Secret(file, env); err != nil {
+			path += map[bool]string{true: "_file", false: "_env"}[file != ""]
+			faults.Addf(c.at(c.File, path), "`%s`: %v", path, err)
+		}
+	}
+	for i, w := range c.Notify.Webhooks {
+		check("notify.webhooks["+strconv.Itoa(i)+"].secret", w.SecretFile, w.SecretEnv)
+	}
+	if s := c.Notify.Slack; s.Channel != "" {
+		check("notify.slack.bot_token", s.BotTokenFile, s.BotTokenEnv)
+		check("notify.slack.signing_secret", s.SigningSecretFile, s.SigningSecretEnv)
+	}
+	return faults.Err()
 }
 
 // minSecret is the least length of a secret, in bytes.
@@ -176,26 +200,15 @@ const minSecret = 16
 // Secret reads a secret from a file or an environment variable, whichever is
 // named, without the line's end. Its errors do not hold it.
 func (c *Config) Secret(file, env string) ([]byte, error) {
-	var raw string
-	switch {
-	case file != "" && env != "":
-		return nil, fmt.Errorf("give a file or an environment variable, not both")
-	case file != "":
+	raw := os.Getenv(env)
+	if file != "" {
 		b, err := os.ReadFile(c.Path(file))
 		if err != nil {
 			return nil, err
 		}
 		raw = string(b)
-	case env != "":
-		if !envName.MatchString(env) {
-			return nil, fmt.Errorf("%q is not the name of an environment variable", env)
-		}
-		raw = os.Getenv(env)
-		if raw == "" {
-			return nil, fmt.Errorf("the environment variable %s is not set", env)
-		}
-	default:
-		return nil, fmt.Errorf("a secret is needed: name a file or an environment variable that holds it")
+	} else if raw == "" {
+		return nil, fmt.Errorf("the environment variable %s is not set", env)
 	}
 	raw = strings.TrimRight(raw, "\r\n")
 	if len(raw) < minSecret {

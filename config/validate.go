@@ -18,18 +18,7 @@ var routeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // validate checks the settings against each other. It reports everything.
 func (c *Config) validate(file string, faults *strictyaml.Faults) {
-	at := func(path string) strictyaml.Pos {
-		for p := path; ; {
-			if pos, ok := c.places[p]; ok {
-				return pos
-			}
-			i := strings.LastIndexAny(p, ".[")
-			if i < 0 {
-				return strictyaml.Pos{File: file, Line: 1, Col: 1}
-			}
-			p = p[:i]
-		}
-	}
+	at := func(path string) strictyaml.Pos { return c.at(file, path) }
 	oneOf := func(path, value string, allowed ...string) {
 		if !slices.Contains(allowed, value) {
 			faults.Addf(at(path), "`%s` must be one of %s, not %q%s", path, strings.Join(allowed, ", "), value, did(value, allowed))
@@ -114,6 +103,20 @@ func (c *Config) validate(file string, faults *strictyaml.Faults) {
 	}
 	if c.Limits.MaxHolds < 1 || c.Limits.MaxHolds > 1_000_000 {
 		faults.Addf(at("limits.max_holds"), "`limits.max_holds` must be between 1 and 1000000")
+	}
+}
+
+// at is where a setting stands, or the nearest one around it.
+func (c *Config) at(file, path string) strictyaml.Pos {
+	for p := path; ; {
+		if pos, ok := c.places[p]; ok {
+			return pos
+		}
+		i := strings.LastIndexAny(p, ".[")
+		if i < 0 {
+			return strictyaml.Pos{File: file, Line: 1, Col: 1}
+		}
+		p = p[:i]
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -270,4 +271,64 @@ func TestWebhookStaysOut(t *testing.T) {
 		}
 		return refused == 2
 	})
+}
+
+// TestWebhookOverKills: kill -9 at random moments while approvals are opened and
+// the receiver answers, fails and stalls: in the end each approval that exists was
+// told, under one id.
+func TestWebhookOverKills(t *testing.T) {
+	t.Parallel()
+	rounds := 3
+	if os.Getenv("ACTPASS_LONG") != "" {
+		rounds = 40
+	}
+	u, h := newUpstream(t), newHooks(t)
+	h.say(func(hookCall) int {
+		switch rand.IntN(4) {
+		case 0:
+			return 500
+		case 1:
+			time.Sleep(time.Duration(rand.IntN(200)) * time.Millisecond)
+		}
+		return 204
+	})
+	sc, _ := withKey(t, settings{front: u, hold: "100ms"}, func(string) string {
+		return "notify:\n  max_attempts: 50\n  webhooks:\n    - { name: ops, url: \"" + h.URL + "\", secret_file: ./hook.secret, events: [opened] }\n"
+	}, "--name", "x", "--role", "approver")
+	for round := range rounds {
+		stop := time.After(time.Duration(100+rand.IntN(900)) * time.Millisecond)
+		revers := sc.revers
+		for i := range 8 {
+			go func() { // cut off by the kill, or told to come back
+				_, _ = trySend(http.DefaultClient, http.MethodPost, "http://"+revers+"/stripe/v1/refunds", form, fmt.Sprintf("charge=ch_%d_%d&currency=usd&amount=12000", round, i), nil)
+			}()
+		}
+		<-stop
+		sc.kill()
+		sc.run()
+	}
+	h.say(nil)
+	eventually(t, "an empty queue", func() bool {
+		p, err := sc.client().Deliveries(context.Background(), "queued", "", 1)
+		must(t, err)
+		return len(p.Data) == 0
+	})
+	page, err := sc.client().Approvals(context.Background(), "", "", "", 200)
+	must(t, err)
+	told := map[string]string{}
+	for _, c := range h.seen() {
+		if id, before := told[c.approval.ID]; before && id != c.id {
+			t.Errorf("%s was told under %s and %s", c.approval.ID, id, c.id)
+		}
+		told[c.approval.ID] = c.id
+	}
+	for _, a := range page.Data {
+		if told[a.ID] == "" {
+			t.Errorf("%s was never told", a.ID)
+		}
+	}
+	if len(page.Data) == 0 || len(told) != len(page.Data) {
+		t.Errorf("%d approvals, %d told", len(page.Data), len(told))
+	}
+	t.Logf("%d kills, %d approvals, %d attempts", rounds, len(page.Data), len(h.seen()))
 }

@@ -55,6 +55,9 @@ instead. Exit code 0: all fine; 1: faults.`,
 
 func check(cmd *cobra.Command, asJSON bool) error {
 	cfg, compiled, err := loadAll(cmd)
+	if err == nil {
+		err = cfg.CheckSecrets()
+	}
 	if err != nil {
 		return err
 	}

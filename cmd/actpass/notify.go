@@ -30,6 +30,10 @@ func (p *program) startNotify(ctx context.Context, cfg *config.Config) error {
 // channelsOf is the notify section with its secrets read.
 func channelsOf(cfg *config.Config) (notify.Settings, error) {
 	s := notify.Settings{Tenant: cfg.Identity.TenantID, MaxAttempts: cfg.Notify.MaxAttempts}
+	// All faults at once first; a file that goes away in between is met below.
+	if err := cfg.CheckSecrets(); err != nil {
+		return s, err
+	}
 	for _, w := range cfg.Notify.Webhooks {
 		secret, err := cfg.Secret(w.SecretFile, w.SecretEnv)
 		if err != nil {
