@@ -123,6 +123,7 @@ type Options struct {
 	Ready    func() []Check // nil: ready as soon as it serves
 	Metrics  http.Handler   // nil: /metrics is not found
 	Version  string
+	Rate     int              // calls a second that each key may make, twice as many at once; 0: no bound
 	Now      func() time.Time // nil: time.Now
 }
 
@@ -130,6 +131,7 @@ type server struct {
 	Options
 	routes  []route
 	limiter *limiter
+	rates   *rates
 	words   words
 	answers answers
 	verify  chan struct{} // one verification or simulation at a time: it reads the whole log
@@ -148,7 +150,7 @@ func New(o Options) http.Handler {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &server{Options: o, limiter: newLimiter(), verify: make(chan struct{}, 1), exports: make(chan struct{}, maxExports)}
+	s := &server{Options: o, limiter: newLimiter(), rates: newRates(o.Rate), verify: make(chan struct{}, 1), exports: make(chan struct{}, maxExports)}
 	s.routes = s.table()
 	return s.serve(s.mux())
 }

@@ -114,6 +114,9 @@ func (s *server) dispatch(w http.ResponseWriter, r *http.Request, methods map[st
 			return err
 		}
 		note(r).identity = id
+		if wait := s.rates.take(id.TenantID+" "+id.KeyID, s.Now()); wait > 0 {
+			return s.rates.tooMany(wait)
+		}
 	}
 	if !known {
 		allow := allowed(methods)

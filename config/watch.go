@@ -129,6 +129,8 @@ func (c *Config) NeedsRestart(old *Config) string {
 		return "evidence"
 	case c.Log != old.Log:
 		return "log"
+	case c.Limits.APIRate != old.Limits.APIRate:
+		return "limits.api_rate"
 	case c.Upstream.ConnectTimeout != old.Upstream.ConnectTimeout:
 		return "upstream.connect_timeout"
 	case c.Upstream.ResponseTimeout != old.Upstream.ResponseTimeout:

@@ -257,7 +257,7 @@ func (p *program) apiHandler() http.Handler {
 	h := api.New(api.Options{
 		Gate: p.gate, Logger: p.log,
 		Events:   &events{index: p.index, log: p.trail, dir: filepath.Join(p.dir, "ledger"), gate: p.gate, settings: p.inForce},
-		Channels: p.notifier, Ready: p.ready, Metrics: p.metrics.handler(), Version: version,
+		Channels: p.notifier, Ready: p.ready, Metrics: p.metrics.handler(), Version: version, Rate: p.cfg.Limits.APIRate,
 	})
 	open := p.metrics.handler()
 	p.pages = web.New(p.dashboard(h))
