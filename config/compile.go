@@ -34,6 +34,11 @@ func (c *Config) Compile(embedded fs.FS) (*Compiled, error) {
 		rules = append(rules, mapping.Source{Name: f.name, Data: f.data})
 		out.Files = append(out.Files, f.name)
 	}
+	var descriptors []mapping.Source
+	for _, f := range c.collect("mapping.descriptors", c.Mapping.Descriptors, nil, &faults) {
+		descriptors = append(descriptors, mapping.Source{Name: f.name, Data: f.data})
+		out.Files = append(out.Files, f.name)
+	}
 	for _, name := range c.Mapping.Packs {
 		src, err := mapping.Pack(name)
 		if err != nil {
@@ -45,7 +50,7 @@ func (c *Config) Compile(embedded fs.FS) (*Compiled, error) {
 	if c.Mapping.Unmapped == "deny" {
 		unmapped = "deny"
 	}
-	set, err := mapping.Compile(rules, mapping.Options{Unmapped: unmapped})
+	set, err := mapping.Compile(rules, mapping.Options{Unmapped: unmapped, Descriptors: descriptors})
 	faults.Add(strictyaml.Pos{File: c.File}, err)
 
 	if err != nil {

@@ -115,9 +115,12 @@ type Route struct {
 
 // Mapping gives calls their names.
 type Mapping struct {
-	Packs    []string `yaml:"packs"`    // of the embedded catalogue
-	Files    []string `yaml:"files"`    // globs; their rules come before the packs'
-	Unmapped string   `yaml:"unmapped"` // generic (default): http.<method>; deny: refused under enforce and strict
+	Packs []string `yaml:"packs"` // of the embedded catalogue
+	Files []string `yaml:"files"` // globs; their rules come before the packs'
+	// Descriptors are globs of protobuf FileDescriptorSets: the messages of the
+	// gRPC methods that they know are read by field name.
+	Descriptors []string `yaml:"descriptors"`
+	Unmapped    string   `yaml:"unmapped"` // generic (default): http.<method>; deny: refused under enforce and strict
 }
 
 // Policy judges them.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -109,7 +110,7 @@ func (c *Config) Watched() (paths, globs []string) {
 	for _, f := range c.Notify.secretFiles() {
 		paths = append(paths, c.Path(f))
 	}
-	for _, g := range append(append([]string(nil), c.Mapping.Files...), c.Policy.Files...) {
+	for _, g := range slices.Concat(c.Mapping.Files, c.Mapping.Descriptors, c.Policy.Files) {
 		globs = append(globs, c.Path(g))
 	}
 	return paths, globs

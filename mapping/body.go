@@ -31,14 +31,19 @@ func (in *input) decoded() ([]byte, bool) {
 		in.flag(ClassEncoding, "the body is encoded as %s: only gzip and identity are read", show(values[0]))
 		return nil, false
 	}
-	src := bytes.NewReader(in.body)
+	return in.gunzip(in.body)
+}
+
+// gunzip decompresses one gzip stream, within bounds.
+func (in *input) gunzip(body []byte) ([]byte, bool) {
+	src := bytes.NewReader(body)
 	zr, err := gzip.NewReader(src)
 	if err != nil {
 		in.flag(ClassEncoding, "the body is no gzip")
 		return nil, false
 	}
 	zr.Multistream(false)
-	limit := min(maxDecoded, 256<<10+maxRatio*len(in.body))
+	limit := min(maxDecoded, 256<<10+maxRatio*len(body))
 	out, err := io.ReadAll(io.LimitReader(zr, int64(limit)+1))
 	switch {
 	case len(out) > limit:

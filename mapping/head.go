@@ -367,12 +367,20 @@ func (m *Match) judgeRule() {
 			}
 		}
 	}
+	if r.kind.name == "grpc" {
+		m.judgeRPC()
+	}
 	if m.req.Upgrade != "" {
 		// What follows an upgrade is no body, and a body before it is not for the
 		// server that upgrades.
-		if r.kind.body && (m.Method != "GET" && m.Method != "CONNECT" || m.req.ContentLength != 0) {
+		reads := r.kind.body || m.rpc != nil
+		m.rpc, m.NeedBody = nil, false
+		if reads && (m.Method != "GET" && m.Method != "CONNECT" || m.req.ContentLength != 0) {
 			m.flag(ambiguity(ClassHeader, "the request asks for an upgrade where %s has arguments in its body", r.Tool))
 		}
+		return
+	}
+	if r.kind.name == "grpc" {
 		return
 	}
 	m.NeedBody = r.kind.body && m.req.ContentLength != 0

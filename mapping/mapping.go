@@ -101,6 +101,7 @@ type Match struct {
 	// "openai", "jsonrpc", ... or "" for problem+json.
 	ErrorShape string
 
+	rpc     *rpcMethod // of a gRPC call whose message is read
 	set     *Set
 	req     *Request
 	params  map[string]string // named path segments

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+
+	"github.com/actpass/sidecar/strictyaml"
 )
 
 // Source is one rule file.
@@ -47,6 +49,9 @@ type Options struct {
 	// default) names it http.<method>; "deny" names it the same, and the gate
 	// refuses it under enforce and strict.
 	Unmapped string
+	// Descriptors are protobuf FileDescriptorSets, in binary. Where one knows the
+	// method of a gRPC call, its message is read by field name.
+	Descriptors []Source
 }
 
 // Set is a compiled, immutable set of rules, safe for concurrent use.
@@ -55,6 +60,7 @@ type Set struct {
 	index        hostIndex
 	tools        map[string]*toolInfo
 	servers      map[string]*toolInfo // MCP
+	rpcs         rpcMethods
 	hash         string
 	denyUnmapped bool
 }
@@ -74,6 +80,14 @@ func Compile(sources []Source, opt Options) (*Set, error) {
 		h.Write(src.Data)
 		c.source(src)
 	}
+	c.set.rpcs = rpcMethods{}
+	for _, src := range opt.Descriptors {
+		_ = binary.Write(h, binary.BigEndian, uint64(len(src.Data)))
+		h.Write(src.Data)
+		if err := c.set.rpcs.add(src.Data); err != nil {
+			c.faults.Addf(strictyaml.Pos{File: src.Name}, "%v", err)
+		}
+	}
 	if err := c.faults.Err(); err != nil {
 		return nil, err
 	}
@@ -82,7 +96,7 @@ func Compile(sources []Source, opt Options) (*Set, error) {
 	return c.set, nil
 }
 
-// Hash is "sha256:" and the hex digest over all sources, in order.
+// Hash is "sha256:" and the hex digest over all sources and descriptor sets, in order.
 func (s *Set) Hash() string { return s.hash }
 
 // Len is the number of rules.
