@@ -1,0 +1,54 @@
+// Walks the dashboard as people do. BASE and two keys come by environment; each
+// finding is one line on standard output.
+import { readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { chromium } from 'playwright-core'
+
+const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
+const { BASE, ADMIN, APPROVER } = process.env
+const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: flags })
+let findings = 0
+const find = (text) => { findings++; console.log(text) }
+
+async function visit(key, options) {
+  const context = await browser.newContext(options)
+  const page = await context.newPage()
+  page.setDefaultTimeout(10000)
+  page.on('pageerror', (e) => find('script: ' + e.message))
+  page.on('dialog', (d) => { find('an injected script ran: ' + d.message()); d.dismiss() })
+  page.on('console', (m) => { if (/Content Security Policy/.test(m.text())) find(m.text()) })
+  await page.goto(BASE + '/ui/signin')
+  await page.fill('#key', key)
+  await page.click('button.primary')
+  await page.waitForSelector('nav')
+  return page
+}
+
+for (const [width, colorScheme] of [[1440, 'light'], [1440, 'dark'], [390, 'light'], [390, 'dark']]) {
+  const page = await visit(ADMIN, { viewport: { width, height: 844 }, colorScheme, bypassCSP: true })
+  for (const [path, row] of [['events'], ['events', true], ['approvals'], ['approvals', true]]) {
+    await page.goto(BASE + '/ui/' + path)
+    if (row) await Promise.all([page.waitForURL('**/ui/' + path + '/*'), page.click('a.row')])
+    await page.evaluate(axe)
+    const { violations } = await page.evaluate(() => window.axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'] }))
+    for (const v of violations) find(`${page.url()} ${width} ${colorScheme}: ${v.id}: ${v.nodes[0].html}`)
+    if (await page.evaluate(() => document.documentElement.scrollWidth > innerWidth)) find(`${page.url()} is wider than ${width}`)
+  }
+  await page.context().close()
+}
+
+// One person approves on a phone without script; a second sees it vanish.
+const watcher = await visit(ADMIN, {})
+await watcher.goto(BASE + '/ui/approvals')
+const before = await watcher.locator('.queue li').count()
+if (before < 1) find('nothing waits')
+const phone = await visit(APPROVER, { viewport: { width: 390, height: 844 }, javaScriptEnabled: false })
+await phone.goto(BASE + '/ui/approvals')
+await phone.click('.queue a.row')
+await phone.fill('#reason', 'looked at it')
+await phone.click('button.yes')
+if (!/Your approval is on record/.test(await phone.textContent('main'))) find('the approval was not taken')
+await watcher.waitForFunction((n) => document.querySelectorAll('.queue li').length === n - 1, before).catch(() => find('the second person still sees it'))
+await browser.close()
+console.log(findings ? 'findings: ' + findings : 'fine')
