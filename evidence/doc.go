@@ -109,4 +109,21 @@
 // 2.1.1) in the tree of that checkpoint, by rising index:
 //
 //	{"i":N,"h":"<h>","p":["<h>",...],"r":<record>}
+//
+// There is one spelling. Every line ends with LF, the last too; a line has 4 MiB
+// at most; there is no white space, no other member, and no member twice. N is in
+// decimal without leading zeros, below the checkpoint's size, and rises from line
+// to line. Base64 has its padding, and its unused bits are zero, in signatures of
+// the checkpoint too. "],"r":" first ends a line's own members, and the record is
+// what stands between it and the line's last byte, a closing brace. In the header's
+// strings the quote, the backslash and LF are \", \\ and \n, and "<", ">", "&",
+// U+2028 and U+2029 are \u003c, \u003e, \u0026, \u2028 and \u2029; all else stands
+// as it is. The key's name is the origin. The checkpoint has no control character
+// but LF; its size is in decimal without leading zeros, below 2^63; a line "time "
+// holds a time of the form above, and other extension lines are ignored. Among its
+// signatures must be one of the key, and none of the key may fail; those of others,
+// as of witnesses, are ignored when they are well-formed. Ed25519 is that of RFC
+// 8032: an S that is not below the group's order is refused.
+//
+// sdk/vectors/evidence.json has good and broken bundles.
 package evidence

@@ -8,18 +8,24 @@ from ._errors import ActPassError, ExpiredError, HeldError, MisusedError, Refuse
 
 if TYPE_CHECKING:
     from ._aio import AsyncActPass
+    from ._offline import EvidenceError, PassportError, VerifiedBundle, verify_evidence, verify_passport_offline
 
 __version__ = "0.1.0"
 __all__ = [
     "ActPass",
     "ActPassError",
     "AsyncActPass",
+    "EvidenceError",
     "ExpiredError",
     "GuardResult",
     "HeldError",
     "MisusedError",
+    "PassportError",
     "RefusedError",
     "UnreachableError",
+    "VerifiedBundle",
+    "verify_evidence",
+    "verify_passport_offline",
 ]
 
 
@@ -29,4 +35,8 @@ def __getattr__(name: str) -> object:
         from ._aio import AsyncActPass
 
         return AsyncActPass
+    if name in ("EvidenceError", "PassportError", "VerifiedBundle", "verify_evidence", "verify_passport_offline"):
+        from . import _offline
+
+        return getattr(_offline, name)
     raise AttributeError(f"module 'actpass' has no attribute {name!r}")

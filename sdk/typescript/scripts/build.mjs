@@ -5,7 +5,9 @@ import { cpSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 process.chdir(fileURLToPath(new URL('..', import.meta.url)))
 rmSync('dist', { recursive: true, force: true })
-const tsc = (...args) => execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', ...args], { stdio: 'inherit' })
+// Comments are for readers of the types.
+const tsc = (...args) => [['--declaration', 'false', '--removeComments'], ['--emitDeclarationOnly']].forEach((kind) =>
+  execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', ...args, ...kind], { stdio: 'inherit' }))
 tsc('-p', '.')
 // Whether a file is CommonJS follows from the package.json nearest to its source.
 rmSync('.cjs', { recursive: true, force: true })

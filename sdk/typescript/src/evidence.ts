@@ -39,19 +39,31 @@ export function verifyEvidence(bundle: string | Uint8Array, publicKey?: string):
   try { h = JSON.parse(head) } catch { fail('its header is no JSON') }
   const { bundle: version, origin, key, checkpoint } = h ?? {}
   if (version !== 1 || typeof key !== 'string' || typeof checkpoint !== 'string') fail('its header is not of format 1')
-  if (JSON.stringify({ bundle: version, origin, key, checkpoint }) !== head) fail('its header is not in its canonical form')
+  const canonical = JSON.stringify({ bundle: version, origin, key, checkpoint }).replace(/[<>&\u2028\u2029]/g, (c) => '\\u' + c.charCodeAt(0).toString(16).padStart(4, '0'))
+  if (canonical !== head) fail('its header is not in its canonical form')
   if (publicKey !== undefined && publicKey !== key) fail('it is of another key')
   const k = /^([^\s+]+)\+([0-9a-f]{8})\+(\S+)$/.exec(key)
   if (!k || k[1] !== origin) fail('its key is not that of its origin')
   const id = Buffer.from(k[2]!, 'hex'), raw = bytes(k[3]!)
   if (raw.length !== 33 || raw[0] !== 1 || !sha256(Buffer.from(origin + '\n'), raw).subarray(0, 4).equals(id)) fail('its key is malformed')
 
-  const note = /^([^\n]+)\n(0|[1-9]\d{0,14})\n([^\n]+)\n((?:[^\n]+\n)*)\n\u2014 (\S+) (\S+)\n$/.exec(checkpoint)
-  if (!note || note[1] !== origin || note[5] !== origin) fail('its checkpoint is malformed')
-  const signature = bytes(note[6]!)
-  const text = Buffer.from(checkpoint.slice(0, checkpoint.lastIndexOf('\n\n') + 1))
+  if (/[\x00-\x09\x0b-\x1f]/.test(checkpoint)) fail('its checkpoint has control characters')
+  const end = checkpoint.lastIndexOf('\n\n')
+  const note = /^([^\n]+)\n(0|[1-9]\d{0,14})\n([^\n]+)\n((?:[^\n]*\n)*)$/.exec(checkpoint.slice(0, end + 1))
+  if (end < 0 || !checkpoint.endsWith('\n') || !note || note[1] !== origin) fail('its checkpoint is malformed')
+  for (const l of note[4]!.split('\n')) if (l.startsWith('time ') && !/^time \d{4}(-\d\d){2}T\d\d(:\d\d){2}\.\d{6}Z$/.test(l)) fail('the time of its checkpoint is none')
   const pub = createPublicKey({ format: 'jwk', key: { kty: 'OKP', crv: 'Ed25519', x: raw.subarray(1).toString('base64url') } })
-  if (signature.length !== 68 || !signature.subarray(0, 4).equals(id) || !verify(null, text, pub, signature.subarray(4))) fail('its checkpoint is not signed by its key')
+  let signed = false
+  for (const l of checkpoint.slice(end + 2, -1).split('\n')) {
+    const s = /^\u2014 ([^\s+]+) (\S+)$/.exec(l)
+    const signature = s ? bytes(s[2]!) : undefined
+    if (!s || !signature || signature.length < 5) fail('a signature of its checkpoint is malformed')
+    // Those of others, as of witnesses, are theirs to check.
+    if (s[1] !== origin || !signature.subarray(0, 4).equals(id)) continue
+    if (signature.length !== 68 || !verify(null, Buffer.from(note[0]), pub, signature.subarray(4))) fail('its checkpoint is not signed by its key')
+    signed = true
+  }
+  if (!signed) fail('its checkpoint is not signed by its key')
   const treeSize = Number(note[2]), root = bytes(note[3]!)
 
   const out: VerifiedBundle = { publicKey: key, treeSize, records: [] }

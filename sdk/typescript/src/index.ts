@@ -1,4 +1,5 @@
 export { ActPass, type Action, type ActPassOptions, type GuardOptions, type GuardResult } from './client.js'
 export { verifyEvidence, type VerifiedBundle } from './evidence.js'
+export { PassportError, verifyPassportOffline, type PassportTrust } from './passport.js'
 export { ActPassError, ExpiredError, HeldError, MisusedError, RefusedError, UnreachableError } from './errors.js'
 export type * from './wire.js'
