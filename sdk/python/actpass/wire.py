@@ -47,10 +47,20 @@ class _Approval(TypedDict):
 
 
 class Approval(_Approval, total=False):
+    #: In the answer about one pending approval, for people: the rules above the asking one that would have allowed the call, and what it is away from them.
+    beside: List["ApprovalBeside"]
     #: In the answer to the word that approved it, and nowhere else: the right to make this one request. It and the request's own retry share one use.
     passport_token: str
     passport_expires_at: "Time"
     grant: "Grant"
+
+
+class ApprovalBeside(TypedDict):
+    rule: str
+    decision: Literal["allow"]
+    #: The condition as written.
+    when: str
+    misses: List[str]
 
 
 class _Decision(TypedDict):

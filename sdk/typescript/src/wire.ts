@@ -29,6 +29,14 @@ export type Approval = {
   request: Request | null
   /** The event that used it; empty before. */
   consumed_by: string
+  /** In the answer about one pending approval, for people: the rules above the asking one that would have allowed the call, and what it is away from them. */
+  beside?: Array<{
+    rule: string
+    decision: "allow"
+    /** The condition as written. */
+    when: string
+    misses: Array<string>
+  }>
   /** In the answer to the word that approved it, and nowhere else: the right to make this one request. It and the request's own retry share one use. */
   passport_token?: string
   passport_expires_at?: Time
