@@ -65,6 +65,23 @@ test('a hold is returned, and attaches to the same approval', async () => {
   assert.equal((await agent.waitForApproval(a.error.approvalId, { timeoutMs: 50 })).state, 'pending')
 })
 
+test('a hold waits for the human, and runs once', async () => {
+  const approver = execFileSync(bin, ['keys', 'create', '--config', config, '--name', 'lead', '--role', 'approver', '--group', 'support-leads'], { encoding: 'utf8' }).trim()
+  const ask = async (path, body) => (await fetch(baseUrl + '/api/v1' + path, { method: body ? 'POST' : 'GET', headers: { authorization: 'Bearer ' + approver, 'content-type': 'application/json' }, body: body && JSON.stringify(body) })).json()
+  let ran = 0
+  const waiting = agent.guard({ ...refund(20001), mode: 'enforce', onApproval: 'wait', approvalTimeoutMs: 20_000, execute: () => ++ran })
+  for (let open; !open; ) {
+    open = (await ask('/approvals?state=pending')).data.find((a) => a.args.amount === 20001)
+    assert.equal(ran, 0)
+    if (open) assert.equal((await ask(`/approvals/${open.id}/decide`, { decision: 'approve', reason: 'ok' })).state, 'approved')
+    else await new Promise((done) => setTimeout(done, 50))
+  }
+  const r = await waiting
+  assert.deepEqual([r.error, r.result, r.reported, ran], [undefined, 1, true, 1])
+  const again = await agent.guard({ ...refund(20001), mode: 'enforce', execute: () => assert.fail('run') })
+  assert.ok(again.error instanceof HeldError, 'an approval is good for one use')
+})
+
 test('a passport is used by one of twenty at once', async () => {
   const boss = new ActPass({ apiKey: admin, agentId: 'support_agent', baseUrl })
   const { token, jti } = await boss.issuePassport({ agent_id: 'support_agent', allowed_tools: ['stripe.refund.*'], allowed_resources: ['*'] })
