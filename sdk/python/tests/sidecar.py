@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
+import threading
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 CONFIG = """mode: monitor
@@ -34,6 +35,9 @@ class Sidecar:
                 break
         else:
             raise RuntimeError("the sidecar ended")
+        # A pipe that nobody reads fills, and the sidecar's log would wait for it.
+        self.drain = threading.Thread(target=lambda: [None for _ in self.process.stderr], daemon=True)
+        self.drain.start()
         self.admin = self.key("--name", "admin", "--role", "admin")
         self.agent = self.key("--name", "a", "--role", "gateway", "--agent", "support_agent")
         self.approver = self.key("--name", "lead", "--role", "approver", "--group", "support-leads")
@@ -48,6 +52,7 @@ class Sidecar:
         if getattr(self, "process", None):
             self.process.terminate()
             self.process.wait(20)
+            self.drain.join(5)
             self.process.stderr.close()
             self.process = None
         shutil.rmtree(self.dir, ignore_errors=True)
