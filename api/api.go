@@ -47,6 +47,9 @@ type Gate interface {
 	Limits(ctx context.Context, actor gate.Identity, q gate.LimitQuery) ([]gate.LimitUse, string, error)
 	ResetLimit(ctx context.Context, actor gate.Identity, name, key, reason string) ([]gate.LimitUse, error)
 	RecordDoctor(ctx context.Context, actor gate.Identity, verdict string, paths map[string]string) (eventID string, err error)
+	SetMode(ctx context.Context, actor gate.Identity, n gate.NewMode) (gate.ModeOverride, error)
+	Modes(ctx context.Context, actor gate.Identity) ([]gate.ModeOverride, error)
+	ClearMode(ctx context.Context, actor gate.Identity, id, reason string) (gate.ModeOverride, error)
 	Fault(kind string, err error)
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -61,7 +62,7 @@ func about(subject, down string, err error) error {
 	case errors.As(err, &field):
 		return invalid(field.Field, field.Message)
 	case errors.Is(err, gate.ErrNotFound):
-		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no such " + subject, cause: err}
+		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no such " + strings.ReplaceAll(subject, "_", " "), cause: err}
 	case errors.Is(err, gate.ErrIllegalState):
 		return &Error{Status: http.StatusConflict, Code: subject + ".illegal_state", Message: err.Error(), cause: err}
 	case errors.Is(err, gate.ErrNotAllowed):

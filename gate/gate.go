@@ -172,6 +172,7 @@ type Rules struct {
 	Policy    *policy.Set
 	Mode      string
 	Overrides []Override
+	recorded  []ModeOverride // put in by Load and SetMode
 	// MaxInspect is how much of a body is read before deciding, in bytes.
 	MaxInspect int64
 	// Identity is the sidecar's own configured identity.
@@ -207,7 +208,10 @@ type Gate struct {
 	observer  Observer
 
 	rules atomic.Pointer[Rules]
-	keys  keyCache
+	modes sync.Mutex // held while rules are swapped
+	// recorded are the mode overrides in force, newest first; guarded by modes.
+	recorded []ModeOverride
+	keys     keyCache
 
 	authority atomic.Pointer[Authority]
 	verified  verifiedTokens
@@ -255,8 +259,15 @@ func New(o Options) (*Gate, error) {
 // the doors are closed, so that a stop waits for answers only, not for humans.
 func (g *Gate) Drain() { g.drainOnce.Do(func() { close(g.draining) }) }
 
-// Load swaps the rules in force. Calls that are being judged keep theirs.
-func (g *Gate) Load(r *Rules) { g.rules.Store(r) }
+// Load swaps the rules in force. Calls that are being judged keep theirs. Mode
+// overrides that were set while running stay.
+func (g *Gate) Load(r *Rules) {
+	g.modes.Lock()
+	defer g.modes.Unlock()
+	next := *r
+	next.recorded = g.recorded
+	g.rules.Store(&next)
+}
 
 // Rules are the ones in force; nil before the first Load. Not to be modified.
 func (g *Gate) Rules() *Rules { return g.rules.Load() }

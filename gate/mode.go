@@ -59,13 +59,7 @@ func blocking(mode string) bool { return rank(mode) >= rank(ModeEnforce) }
 // agent, and for this key, and of what the request asked for.
 func (r *Rules) modeFor(tool string, id Identity, asked string) string {
 	mode := stricter(stricter(r.Mode, id.KeyMode), asked)
-	for i := range r.Overrides {
-		o := &r.Overrides[i]
-		if (o.Tool == "" || wildcard(o.Tool, tool)) && (o.Agent == "" || wildcard(o.Agent, id.AgentID)) {
-			mode = stricter(mode, o.Mode)
-		}
-	}
-	return mode
+	return r.tightened(mode, id, func(glob string) bool { return glob == "" || wildcard(glob, tool) })
 }
 
 // ModeFor is the strictest mode that already applies to an identity before its
@@ -75,13 +69,7 @@ func (g *Gate) ModeFor(id Identity) string {
 	if r == nil {
 		return ModeStrict
 	}
-	mode := stricter(r.Mode, id.KeyMode)
-	for i := range r.Overrides {
-		if o := &r.Overrides[i]; o.Tool == "" && (o.Agent == "" || wildcard(o.Agent, id.AgentID)) {
-			mode = stricter(mode, o.Mode)
-		}
-	}
-	return mode
+	return r.tightened(stricter(r.Mode, id.KeyMode), id, func(glob string) bool { return glob == "" })
 }
 
 // tunnelled are the methods that unmapped traffic can be expected to use: what a
@@ -98,21 +86,13 @@ func (g *Gate) StrictestFor(id Identity, mapped bool) string {
 	if r == nil {
 		return ModeStrict
 	}
-	mode := stricter(r.Mode, id.KeyMode)
-	for i := range r.Overrides {
-		o := &r.Overrides[i]
-		if o.Agent != "" && !wildcard(o.Agent, id.AgentID) {
-			continue
-		}
-		fits := mapped || o.Tool == ""
+	return r.tightened(stricter(r.Mode, id.KeyMode), id, func(glob string) bool {
+		fits := mapped || glob == ""
 		for j := 0; !fits && j < len(tunnelled); j++ {
-			fits = wildcard(o.Tool, methodTool(tunnelled[j]))
+			fits = wildcard(glob, methodTool(tunnelled[j]))
 		}
-		if fits {
-			mode = stricter(mode, o.Mode)
-		}
-	}
-	return mode
+		return fits
+	})
 }
 
 // wildcard matches a pattern in which '*' stands for any run of characters,

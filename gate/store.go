@@ -174,6 +174,7 @@ type Store interface {
 
 	LimitStore
 	GrantStore
+	ModeStore
 
 	// ClaimPassport takes the single use of a jti for an event, atomically.
 	// ErrRevoked when it was revoked, ErrIllegalState when another event has it.

@@ -39,9 +39,17 @@ func (r *Rules) Suppose(c *mapping.Call, id Identity, user, goal string, claims 
 	return Supposed{Tool: c.Tool, Resource: c.Resource, Risk: v.risk, Policy: v.policy}
 }
 
-// ModeOf is the mode that r sets for a tool and an agent.
+// With is r with another policy and global mode, as a tenant's calls would be
+// judged: mode overrides stay, those that were set while running among them.
+func (r *Rules) With(p *policy.Set, mode, tenant string) *Rules {
+	next := *r
+	next.Policy, next.Mode, next.Identity.TenantID = p, mode, tenant
+	return &next
+}
+
+// ModeOf is the mode that r sets for a tool and an agent of its own tenant.
 func (r *Rules) ModeOf(tool, agent string) string {
-	return r.modeFor(tool, Identity{AgentID: agent}, "")
+	return r.modeFor(tool, Identity{TenantID: r.Identity.TenantID, AgentID: agent}, "")
 }
 
 // Enforcement is what a mode does with the call: none, warn, block or hold.

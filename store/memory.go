@@ -52,6 +52,7 @@ type memoryState struct {
 	passports   map[[2]string]memoryPassport // by tenant and jti
 	answers     map[[2]string]memoryAnswer   // by tenant and approval
 	grants      map[string]gate.Grant        // by id
+	modes       map[string]gate.ModeOverride // by id
 	grantUses   map[memoryGrantUse]int64     // the amounts
 }
 
@@ -63,6 +64,7 @@ func NewMemory() *Memory {
 		keys: map[string]gate.Key{}, hashes: map[[32]byte]string{},
 		approvals: map[string]gate.Approval{}, recorded: map[int64]bool{}, seen: map[[2]string]int64{},
 		passports: map[[2]string]memoryPassport{}, answers: map[[2]string]memoryAnswer{},
+		modes:  map[string]gate.ModeOverride{},
 		grants: map[string]gate.Grant{}, grantUses: map[memoryGrantUse]int64{},
 	}}
 }
@@ -82,6 +84,7 @@ func (s memoryState) clone() memoryState {
 		keys: maps.Clone(s.keys), hashes: maps.Clone(s.hashes), approvals: maps.Clone(s.approvals),
 		transitions: slices.Clone(s.transitions), recorded: maps.Clone(s.recorded), uses: slices.Clone(s.uses), seen: maps.Clone(s.seen),
 		passports: maps.Clone(s.passports), answers: maps.Clone(s.answers),
+		modes:  maps.Clone(s.modes),
 		grants: maps.Clone(s.grants), grantUses: maps.Clone(s.grantUses),
 	}
 }

@@ -80,7 +80,7 @@ func newRoot() *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newServeCmd(), newRunCmd(), newCheckCmd(), newExplainCmd(),
-		newKeysCmd(), newPassportCmd(), newApprovalsCmd(), newGrantsCmd(), newLimitsCmd(), newEvidenceCmd(), newCACmd(), newMappingCmd(),
+		newKeysCmd(), newPassportCmd(), newApprovalsCmd(), newGrantsCmd(), newLimitsCmd(), newModeCmd(), newEvidenceCmd(), newCACmd(), newMappingCmd(),
 		newSimulateCmd(), newTestCmd(), newRedirectCmd(), newInjectCmd(), newDoctorCmd())
 	strictArgs(root)
 	return root

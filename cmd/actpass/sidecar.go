@@ -129,6 +129,9 @@ func (p *program) recover(ctx context.Context) error {
 	if r := p.trail.Recovered(); r.TruncatedBytes > 0 {
 		p.log.Warn("the evidence log ended in an incomplete batch, which was never acknowledged; it was moved aside", zap.Int64("bytes", r.TruncatedBytes))
 	}
+	if err := p.gate.LoadModes(ctx); err != nil {
+		return err
+	}
 	open := p.trail.Unfinished()
 	if err := p.gate.MarkAmbiguous(ctx, open); err != nil {
 		return fmt.Errorf("mark unfinished calls as ambiguous: %w", err)

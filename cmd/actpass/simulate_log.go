@@ -82,7 +82,7 @@ func (e *events) Simulate(ctx context.Context, q api.SimulationQuery) (whatif.Re
 	if inForce == nil {
 		return whatif.Report{}, fmt.Errorf("%w: no policy is loaded yet", gate.ErrUnavailable)
 	}
-	rules := &gate.Rules{Policy: inForce.Policy, Mode: q.Mode, Overrides: inForce.Overrides}
+	rules := inForce.With(inForce.Policy, q.Mode, q.Tenant)
 	if len(q.Policies) > 0 {
 		sources := make([]policy.Source, len(q.Policies))
 		for i, p := range q.Policies {

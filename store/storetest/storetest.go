@@ -55,6 +55,7 @@ func Run(t *testing.T, open func(t *testing.T) gate.Store, misuse error) {
 		{"grant lists", testGrantLists},
 		{"grants concurrently", testGrantsConcurrently},
 		{"model of grants", testGrantModel},
+		{"modes", testModes},
 		{"misuse", testMisuse},
 		{"context", testContext},
 		{"model", testModel},
