@@ -59,18 +59,22 @@ func newPlainUpstream(t testing.TB, hosts []string) *upstream {
 	return u
 }
 
-// startCorpus runs a sidecar under the corpus' own mapping and policy.
-func startCorpus(t testing.TB, mode string, u *upstream) *sidecar {
+// corpusSidecar is a sidecar under the corpus' own mapping and policy, not started.
+func corpusSidecar(t testing.TB, mode string, u *upstream) *sidecar {
 	t.Helper()
-	dir, err := filepath.Abs("../mapping/testdata/corpus")
-	must(t, err)
+	sc := &sidecar{t: t, dir: t.TempDir()}
+	for _, name := range []string{"mapping.yaml", "policy.yaml"} {
+		text, err := os.ReadFile(filepath.Join("../mapping/testdata/corpus", name))
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(sc.dir, name), text, 0o644))
+	}
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	p("mode: %s", mode)
 	p("identity: { tenant_id: acme, agent_id: support_agent }")
 	p("listen: { proxy: 127.0.0.1:0, reverse: 127.0.0.1:0, api: 127.0.0.1:0 }")
-	p("mapping: { packs: [stripe], files: [%q] }", filepath.Join(dir, "mapping.yaml"))
-	p("policy: { files: [%q] }", filepath.Join(dir, "policy.yaml"))
+	p("mapping: { packs: [stripe], files: [./mapping.yaml] }")
+	p("policy: { files: [./policy.yaml] }")
 	p("limits: { hold: 100ms }")
 	p("routes: [{ name: stripe, upstream: https://api.stripe.com }]")
 	p("upstream:")
@@ -81,9 +85,14 @@ func startCorpus(t testing.TB, mode string, u *upstream) *sidecar {
 		p("    - { host: %s, port: 443, address: %q }", host, u.tls)
 		p("    - { host: %s, port: 80, address: %q }", host, u.plain)
 	}
-	sc := &sidecar{t: t, dir: t.TempDir()}
 	sc.config = filepath.Join(sc.dir, "config.yaml")
 	must(t, os.WriteFile(sc.config, []byte(b.String()), 0o644))
+	return sc
+}
+
+func startCorpus(t testing.TB, mode string, u *upstream) *sidecar {
+	t.Helper()
+	sc := corpusSidecar(t, mode, u)
 	sc.run()
 	sc.admin = sc.key("--name", "admin", "--role", "admin")
 	t.Cleanup(sc.stop)
@@ -106,6 +115,23 @@ func carriesH1(door string) func(c corpus.Case) bool {
 func askRaw(conn any, raw []byte) (reply, error) {
 	method, _, _ := strings.Cut(string(raw[:min(len(raw), 32)]), " ")
 	return conn.(*h1).ask(raw, method)
+}
+
+func askH2(_ *sidecar, conn any, c corpus.Case) (reply, error) {
+	head, body, err := c.Split()
+	if err != nil {
+		return reply{}, err
+	}
+	fields, host := pseudo(head.Method, head.Host, head.Target), false
+	for _, f := range head.Fields {
+		name := strings.ToLower(f[0])
+		if name == "host" && !host {
+			host = true
+			continue
+		}
+		fields = append(fields, [2]string{name, f[1]})
+	}
+	return conn.(*h2).ask(fields, body)
 }
 
 var passages = []passage{
@@ -131,22 +157,7 @@ var passages = []passage{
 		open: func(t testing.TB, sc *sidecar, authority string) any {
 			return newH2(t, sc.insideTLS(t, authority, "h2"))
 		},
-		send: func(_ *sidecar, conn any, c corpus.Case) (reply, error) {
-			head, body, err := c.Split()
-			if err != nil {
-				return reply{}, err
-			}
-			fields, host := pseudo(head.Method, head.Host, head.Target), false
-			for _, f := range head.Fields {
-				name := strings.ToLower(f[0])
-				if name == "host" && !host {
-					host = true
-					continue
-				}
-				fields = append(fields, [2]string{name, f[1]})
-			}
-			return conn.(*h2).ask(fields, body)
-		},
+		send: askH2,
 	},
 	{
 		name: "connect-plain", door: "connect",
@@ -214,7 +225,13 @@ type result struct {
 
 // opaque says whether the case is no call but the bytes of an opaque tunnel.
 func (r result) opaque() bool {
-	return r.passage == "connect-plain" && slices.Contains(notHTTP, r.Name)
+	switch r.passage {
+	case "connect-plain":
+		return slices.Contains(notHTTP, r.Name)
+	case "transparent-plain": // where HTTP/2's preface is the beginning of a stream that is not read
+		return slices.Contains(notHTTP, r.Name) || r.Name == "method/pri"
+	}
+	return false
 }
 
 // drive puts every case that a passage carries through it, each followed by a
@@ -304,7 +321,7 @@ func checkEvents(t *testing.T, sc *sidecar, p passage, results []result, good in
 			t.Errorf("event %s is there twice", events[i].ID)
 		}
 		byID[events[i].ID] = &events[i]
-		if d := events[i].Door; d != p.door && p.door == "connect" || d != p.door && d != "connect" {
+		if d := events[i].Door; d != p.door && (d != "connect" || p.door == "transparent") {
 			t.Errorf("event %s has the door %q", events[i].ID, d)
 		}
 	}
@@ -331,7 +348,7 @@ func checkEvents(t *testing.T, sc *sidecar, p passage, results []result, good in
 	}
 	opaque := 0
 	for _, e := range byID {
-		if e.Tool == "http.connect" && slices.Contains(e.Flags, "opaque") {
+		if (e.Tool == "http.connect" || e.Tool == "tcp.connect" && p.door == "transparent") && slices.Contains(e.Flags, "opaque") {
 			opaque++
 		}
 	}

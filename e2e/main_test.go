@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -155,7 +156,8 @@ type sidecar struct {
 	proxy  string // host:port
 	revers string
 	api    string
-	admin  string // API key
+	admin  string       // API key
+	http   *http.Client // to the API; nil: any
 
 	mu   sync.Mutex
 	logs []string
@@ -365,7 +367,7 @@ func (sc *sidecar) key(args ...string) string {
 	return secret
 }
 
-func (sc *sidecar) client() *api.Client { return api.NewClient("http://"+sc.api, sc.admin, nil) }
+func (sc *sidecar) client() *api.Client { return api.NewClient("http://"+sc.api, sc.admin, sc.http) }
 
 // event is what the tests look at of an evidence event.
 type event struct {

@@ -139,8 +139,13 @@ func (sc *sidecar) connectTo(t testing.TB, target string, header ...string) *h1 
 // insideTLS opens an intercepted connection that speaks proto.
 func (sc *sidecar) insideTLS(t testing.TB, host, proto string) *tls.Conn {
 	t.Helper()
-	c := sc.connectTo(t, host+":443")
-	conn := tls.Client(c.Conn, &tls.Config{RootCAs: sc.caPool(t), ServerName: host, NextProtos: []string{proto}})
+	return sc.handshake(t, sc.connectTo(t, host+":443").Conn, host, proto)
+}
+
+// handshake speaks TLS with the sidecar in the name of host.
+func (sc *sidecar) handshake(t testing.TB, c net.Conn, host, proto string) *tls.Conn {
+	t.Helper()
+	conn := tls.Client(c, &tls.Config{RootCAs: sc.caPool(t), ServerName: host, NextProtos: []string{proto}})
 	_ = conn.SetDeadline(time.Now().Add(patience))
 	must(t, conn.Handshake())
 	if got := conn.ConnectionState().NegotiatedProtocol; got != proto {

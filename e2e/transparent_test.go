@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +25,8 @@ type pod struct {
 	t    testing.TB
 	name string
 }
+
+var pods atomic.Int64 // made so far; they may run side by side
 
 const (
 	agentUID   = 10001
@@ -39,7 +42,7 @@ func newPod(t testing.TB) *pod {
 			missing = tool
 		}
 	}
-	p := &pod{t: t, name: fmt.Sprintf("actpass-%d", os.Getpid())}
+	p := &pod{t: t, name: fmt.Sprintf("actpass-%d-%d", os.Getpid(), pods.Add(1))}
 	var err error
 	if os.Getuid() != 0 {
 		missing = "root"
@@ -122,38 +125,48 @@ func forced(t *testing.T, s settings) (*pod, *sidecar, *upstream) {
 	t.Helper()
 	p := newPod(t)
 	p.in(func() { s.front = newUpstream(t) })
-	must(t, os.Chmod(filepath.Dir(s.front.caFile), 0o755))
-	for dir := filepath.Dir(s.front.caFile); dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
-		must(t, os.Chmod(dir, 0o755))
-	}
-	for dir := filepath.Dir(binary); dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
-		must(t, os.Chmod(dir, 0o755))
-	}
 	sc := &sidecar{t: t, dir: t.TempDir()}
 	sc.config = s.write(t, sc.dir)
-	must(t, os.Chmod(filepath.Dir(sc.dir), 0o755))
+	p.serve(sc, s.front)
+	return p, sc, s.front
+}
+
+// serve starts a sidecar of the pod under its own uid, and has everything led to it.
+func (p *pod) serve(sc *sidecar, front *upstream) {
+	t := p.t
+	t.Helper()
+	for _, file := range []string{front.caFile, binary, sc.config} {
+		for dir := filepath.Dir(file); dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
+			must(t, os.Chmod(dir, 0o755))
+		}
+	}
 	must(t, os.Chown(sc.dir, sidecarUID, sidecarUID))
-	must(t, os.Chmod(sc.dir, 0o755))
 	sc.launch(p.command(sidecarUID, binary, "serve", "--config", sc.config, "--listen.transparent", "localhost:15001", "--listen.api", "127.0.0.1:8090"))
 	t.Cleanup(sc.stop)
 	out, err := p.redirect("--dns", "192.0.2.53")
 	if err != nil {
 		t.Fatalf("redirect: %v %s", err, out)
 	}
-	return p, sc, s.front
 }
 
 func (p *pod) redirect(args ...string) ([]byte, error) {
 	return exec.Command("ip", append([]string{"netns", "exec", p.name, binary, "redirect"}, args...)...).CombinedOutput()
 }
 
-// record stops the sidecar of a pod and gives the events that it recorded.
-func (p *pod) record(sc *sidecar) []event {
+// key makes an administrator's key as the sidecar's own user.
+func (p *pod) key(sc *sidecar) string {
 	p.t.Helper()
 	key, err := p.command(sidecarUID, binary, "keys", "create", "--config", sc.config, "--name", "test", "--role", "admin").Output()
 	must(p.t, err)
+	return strings.TrimSpace(string(key))
+}
+
+// record stops the sidecar of a pod and gives the events that it recorded.
+func (p *pod) record(sc *sidecar) []event {
+	p.t.Helper()
+	key := p.key(sc)
 	tail := p.command(sidecarUID, binary, "evidence", "tail", "--config", sc.config, "--json", "--limit", "200")
-	tail.Env = append(os.Environ(), "ACTPASS_API_KEY="+strings.TrimSpace(string(key)), "ACTPASS_API_URL=http://127.0.0.1:8090")
+	tail.Env = append(os.Environ(), "ACTPASS_API_KEY="+key, "ACTPASS_API_URL=http://127.0.0.1:8090")
 	time.Sleep(300 * time.Millisecond) // the index follows the log
 	b, err := tail.CombinedOutput()
 	if err != nil {
