@@ -248,7 +248,7 @@ func (g *Gate) useApproval(ctx context.Context, c *call, a Approval) (*Permit, *
 	if c.claims != nil && !g.now().Before(c.claims.ExpiresAt.Add(passport.Leeway)) {
 		return nil, g.refuseApproval(ctx, c, a, 403, passport.ReasonExpired, "the passport expired while the call waited; call again with a new one", true)
 	}
-	if ref := g.reserveApproved(ctx, c, a, again.policy.Limits); ref != nil {
+	if ref := g.reserveApproved(ctx, c, a, again.policy); ref != nil {
 		return nil, ref
 	}
 	used, err := g.store.Consume(ctx, a.TenantID, a.ID, c.id, g.now())

@@ -19,6 +19,8 @@ import (
 //	           approval, once for all its attempts
 //	settled    a 4xx, a refused connection, and an approval that comes to nothing
 //	           give it back; a success, a 5xx and a lost answer keep it
+//	added      a limit that came into force meanwhile is asked when the call is
+//	           used, under the same id
 //	forced     a call that was over a limit which asks a human, and that a human
 //	           approved, takes its share though it does not fit: what is sent counts
 
@@ -54,7 +56,7 @@ func (c *call) limited() bool {
 func (g *Gate) share(ctx context.Context, c *call, id string, take bool) (over bool) {
 	now := g.limitTime()
 	uses := limitUses(c.verdict.policy.Limits, now, c.approval != "")
-	used, full, err := g.count(ctx, c.Identity.TenantID, id, uses, now, take)
+	used, full, err := g.count(ctx, c.Identity.TenantID, id, uses, now, take, c.approval != "")
 	switch {
 	case errors.Is(err, ErrIllegalState):
 		c.reservation = id // taken by an earlier attempt at the same held call
@@ -71,11 +73,15 @@ func (g *Gate) share(ctx context.Context, c *call, id string, take bool) (over b
 	return false
 }
 
-// count takes the uses, or with take false only looks. full says that some do
-// not fit.
-func (g *Gate) count(ctx context.Context, tenant, id string, uses []Use, now time.Time, take bool) (used []int64, full bool, err error) {
+// count takes the uses, or with take false only looks. rest says that the id may
+// have some already. full says that some do not fit.
+func (g *Gate) count(ctx context.Context, tenant, id string, uses []Use, now time.Time, take, rest bool) (used []int64, full bool, err error) {
 	if take {
-		over, used, err := g.store.Reserve(ctx, tenant, id, uses, now)
+		reserve := g.store.Reserve
+		if rest {
+			reserve = g.store.ReserveRest
+		}
+		over, used, err := reserve(ctx, tenant, id, uses, now)
 		return used, over >= 0, err
 	}
 	used, err = g.store.Usage(ctx, tenant, uses, now)
@@ -183,24 +189,24 @@ func (g *Gate) reserveHeld(ctx context.Context, c *call, a Approval) *Refusal {
 	return g.block(ctx, c)
 }
 
-// reserveApproved takes the shares of an approved call that has none yet, because
-// it was over a limit: what is sent counts. It comes before the approval is
-// consumed. A crash between the two leaves the share to the next attempt, or to
+// reserveApproved takes the shares that an approved call has not yet: of all
+// limits, when it was over one, because what is sent counts; of those that came
+// into force while it waited; and of those whose window it outlived. It comes
+// before the approval is consumed. A crash between the two leaves the share to the next attempt, or to
 // the approval's expiry, which gives it back.
-func (g *Gate) reserveApproved(ctx context.Context, c *call, a Approval, limits []policy.Reservation) *Refusal {
-	if len(limits) == 0 || c.reservation != "" {
+func (g *Gate) reserveApproved(ctx context.Context, c *call, a Approval, again policy.Decision) *Refusal {
+	if len(again.Limits) == 0 {
 		return nil
 	}
 	now := g.limitTime()
-	uses := limitUses(limits, now, true)
-	over, used, err := g.store.Reserve(ctx, a.TenantID, a.ID, uses, now)
+	uses := limitUses(again.Limits, now, true)
+	over, used, err := g.store.ReserveRest(ctx, a.TenantID, a.ID, uses, now)
 	switch {
-	case errors.Is(err, ErrIllegalState): // by another attempt
 	case err != nil:
 		g.Fault("store", fmt.Errorf("reserve limits of %s: %w", a.ID, err))
 		return g.refuseApproval(ctx, c, a, 503, ReasonStore, "the limits on this call could not be checked, because the store did not answer", true)
 	case over >= 0:
-		d := c.verdict.policy.Exceeded(limits[over], used[over], now)
+		d := again.Exceeded(again.Limits[over], used[over], now)
 		return g.refuseApproval(ctx, c, a, 403, d.ReasonCode, "it was approved, but a limit leaves no room for it any more: "+d.Summary, true)
 	}
 	c.reservation = a.ID

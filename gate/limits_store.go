@@ -49,6 +49,12 @@ type LimitStore interface {
 	// fit, the position of the first is returned in over (else -1); used tells what
 	// each limit held already. ErrIllegalState when the event has a reservation.
 	Reserve(ctx context.Context, tenant, eventID string, uses []Use, now time.Time) (over int, used []int64, err error)
+	// ReserveRest takes those uses of whose limit and key the event has no share that
+	// counts at now, all or none, beside the shares that it has: an event may come
+	// back for more. used tells what others hold of each limit; over is never the
+	// position of a use that the event has already. However many ask at once, for one
+	// event each is taken once.
+	ReserveRest(ctx context.Context, tenant, eventID string, uses []Use, now time.Time) (over int, used []int64, err error)
 	// Usage tells what each use's limit holds now, without taking anything.
 	Usage(ctx context.Context, tenant string, uses []Use, now time.Time) (used []int64, err error)
 	// Release gives back what an event reserved.

@@ -18,7 +18,16 @@ type memoryUse struct {
 // Reserve implements gate.Store. Every use is kept and counted: the naive way
 // that the sums of the engines are held against.
 func (m *Memory) Reserve(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time) (over int, used []int64, err error) {
-	err = m.do(ctx, "Reserve", func(s *memoryState) error {
+	return m.reserve(ctx, "Reserve", tenant, eventID, uses, now, false)
+}
+
+// ReserveRest implements gate.Store.
+func (m *Memory) ReserveRest(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time) (over int, used []int64, err error) {
+	return m.reserve(ctx, "ReserveRest", tenant, eventID, uses, now, true)
+}
+
+func (m *Memory) reserve(ctx context.Context, method, tenant, eventID string, uses []gate.Use, now time.Time, rest bool) (over int, used []int64, err error) {
+	err = m.do(ctx, method, func(s *memoryState) error {
 		over, used = -1, nil
 		if err := checkReservation(tenant, eventID, uses, now); err != nil {
 			return err
@@ -27,15 +36,21 @@ func (m *Memory) Reserve(ctx context.Context, tenant, eventID string, uses []gat
 			return nil
 		}
 		for _, u := range s.uses {
-			if u.tenant == tenant && u.event == eventID {
+			if u.tenant == tenant && u.event == eventID && !rest {
 				return fmt.Errorf("reserve limits for %s: the event has a reservation already: %w", eventID, gate.ErrIllegalState)
 			}
 		}
 		used = make([]int64, len(uses))
 		taken := map[string]int64{}
+		has := make([]bool, len(uses))
 		for i, u := range uses {
 			s.setClock(tenant, u, micros(now))
-			used[i] = taken[limitKey(u)] + s.held(tenant, u, now)
+			var own int64
+			has[i], own = s.share(tenant, eventID, u, now)
+			used[i] = taken[limitKey(u)] + s.held(tenant, u, now) - own
+			if has[i] {
+				continue
+			}
 			switch {
 			case fits(u, used[i]):
 				taken[limitKey(u)] += u.Amount
@@ -46,7 +61,10 @@ func (m *Memory) Reserve(ctx context.Context, tenant, eventID string, uses []gat
 		if over >= 0 {
 			return nil
 		}
-		for _, u := range uses {
+		for i, u := range uses {
+			if has[i] {
+				continue
+			}
 			k := [2]string{tenant, limitKey(u)}
 			s.seen[k] = max(s.seen[k], micros(now))
 			s.uses = append(s.uses, memoryUse{tenant: tenant, key: k[1], event: eventID, amount: u.Amount, at: s.seen[k]})
@@ -86,6 +104,17 @@ func (s *memoryState) held(tenant string, u gate.Use, now time.Time) (sum int64)
 		}
 	}
 	return sum
+}
+
+// share is what an event has of a limit, of what counts.
+func (s *memoryState) share(tenant, eventID string, u gate.Use, now time.Time) (has bool, amount int64) {
+	start := readStart(u, micros(now), s.seen[[2]string{tenant, limitKey(u)}])
+	for _, old := range s.uses {
+		if old.tenant == tenant && old.event == eventID && old.key == limitKey(u) && old.at > start {
+			has, amount = true, amount+old.amount
+		}
+	}
+	return has, amount
 }
 
 // Usage implements gate.Store.

@@ -24,6 +24,15 @@ type windowSum struct {
 // The sum of a key is kept beside its uses, so that a reservation costs the uses
 // that left the window since the last one, and not the whole window.
 func (s *SQLite) Reserve(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time) (int, []int64, error) {
+	return s.reserve(ctx, tenant, eventID, uses, now, false)
+}
+
+// ReserveRest implements gate.Store.
+func (s *SQLite) ReserveRest(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time) (int, []int64, error) {
+	return s.reserve(ctx, tenant, eventID, uses, now, true)
+}
+
+func (s *SQLite) reserve(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time, rest bool) (int, []int64, error) {
 	if err := checkReservation(tenant, eventID, uses, now); err != nil {
 		return 0, nil, err
 	}
@@ -38,16 +47,26 @@ func (s *SQLite) Reserve(ctx context.Context, tenant, eventID string, uses []gat
 		if err != nil {
 			return err
 		}
-		if held {
+		if held && !rest {
 			return fmt.Errorf("the event has a reservation already: %w", gate.ErrIllegalState)
 		}
 		sums := map[string]*windowSum{}
+		has := make([]bool, len(uses))
 		for i, u := range uses {
 			sum, err := b.windowSum(sums, tenant, u, micros(now))
 			if err != nil {
 				return err
 			}
 			used[i] = sum.total
+			if held {
+				var own int64
+				if has[i], own, err = b.share(tenant, eventID, sum); err != nil {
+					return err
+				}
+				if used[i] -= own; has[i] {
+					continue
+				}
+			}
 			if !fits(u, sum.total) {
 				if over < 0 {
 					over = i
@@ -60,7 +79,10 @@ func (s *SQLite) Reserve(ctx context.Context, tenant, eventID string, uses []gat
 		if over >= 0 {
 			return nil
 		}
-		for _, u := range uses {
+		for i, u := range uses {
+			if has[i] {
+				continue
+			}
 			s.sweep.span = max(s.sweep.span, u.Window.Microseconds())
 			err := b.run(`INSERT INTO limit_uses (tenant_id, limit_key, event_id, amount, at) VALUES (?, ?, ?, ?, ?)`,
 				tenant, limitKey(u), eventID, u.Amount, sums[limitKey(u)].seen)
@@ -79,6 +101,14 @@ func (s *SQLite) Reserve(ctx context.Context, tenant, eventID string, uses []gat
 		return 0, nil, fmt.Errorf("reserve limits for %s: %w", eventID, err)
 	}
 	return over, used, nil
+}
+
+// share is what an event has of a limit, of what counts.
+func (b *batch) share(tenant, eventID string, sum *windowSum) (has bool, amount int64, err error) {
+	err = b.row(`SELECT count(*) > 0, coalesce(sum(amount), 0) FROM limit_uses
+		WHERE tenant_id = ? AND event_id = ? AND limit_key = ? AND at > ?`,
+		[]any{tenant, eventID, sum.key, sum.since}, &has, &amount)
+	return has, amount, err
 }
 
 func (b *batch) putSum(tenant string, sum *windowSum) error {

@@ -320,16 +320,20 @@ func testMisuse(t *testing.T, s *suite) {
 		"vote of nothing":          voting(gate.Vote{KeyID: "k", Time: noon}),
 		"vote of nobody":           voting(gate.Vote{Decision: "approve", Time: noon}),
 		"vote at no time":          voting(gate.Vote{KeyID: "k", Decision: "approve"}),
-		"reserve without event":    reserving("acme", "", noon, fine),
-		"reserve without tenant":   reserving("", "ev", noon, fine),
-		"reserve at no time":       reserving("acme", "ev", time.Time{}, fine),
-		"reserve less than zero":   reserving("acme", "ev", noon, use("l", "", -1, 9)),
-		"reserve without window":   reserving("acme", "ev", noon, gate.Use{Limit: "l", Amount: 1, Max: 9}),
-		"reserve without limit":    reserving("acme", "ev", noon, use("", "", 1, 9)),
-		"window from the future":   reserving("acme", "ev", noon, gate.Use{Limit: "l", Amount: 1, Max: 9, Window: time.Hour, Since: noon.Add(1)}),
-		"window from the past":     reserving("acme", "ev", noon, gate.Use{Limit: "l", Amount: 1, Max: 9, Window: time.Hour, Since: noon.Add(-time.Hour - 1)}),
-		"two beginnings":           reserving("acme", "ev", noon, gate.Use{Limit: "ok", Amount: 1, Max: 9, Window: time.Hour, Since: noon}),
-		"two windows":              reserving("acme", "ev", noon, gate.Use{Limit: "ok", Amount: 1, Max: 9, Window: time.Minute}),
+		"rest without event": func() error {
+			_, _, err := s.ReserveRest(s.ctx, "acme", "", []gate.Use{fine}, noon)
+			return err
+		},
+		"reserve without event":  reserving("acme", "", noon, fine),
+		"reserve without tenant": reserving("", "ev", noon, fine),
+		"reserve at no time":     reserving("acme", "ev", time.Time{}, fine),
+		"reserve less than zero": reserving("acme", "ev", noon, use("l", "", -1, 9)),
+		"reserve without window": reserving("acme", "ev", noon, gate.Use{Limit: "l", Amount: 1, Max: 9}),
+		"reserve without limit":  reserving("acme", "ev", noon, use("", "", 1, 9)),
+		"window from the future": reserving("acme", "ev", noon, gate.Use{Limit: "l", Amount: 1, Max: 9, Window: time.Hour, Since: noon.Add(1)}),
+		"window from the past":   reserving("acme", "ev", noon, gate.Use{Limit: "l", Amount: 1, Max: 9, Window: time.Hour, Since: noon.Add(-time.Hour - 1)}),
+		"two beginnings":         reserving("acme", "ev", noon, gate.Use{Limit: "ok", Amount: 1, Max: 9, Window: time.Hour, Since: noon}),
+		"two windows":            reserving("acme", "ev", noon, gate.Use{Limit: "ok", Amount: 1, Max: 9, Window: time.Minute}),
 		"revoke at no time": func() error {
 			_, err := s.RevokeKey(s.ctx, "acme", "k", time.Time{})
 			return err

@@ -43,6 +43,7 @@ func Run(t *testing.T, open func(t *testing.T) gate.Store, misuse error) {
 		{"moved", testMoved},
 		{"reserve", testReserve},
 		{"reserve concurrently", testReserveConcurrently},
+		{"reserve the rest", testReserveRest},
 		{"window", testWindow},
 		{"clock set back", testClockSetBack},
 		{"calendar window", testCalendarWindow},
