@@ -140,6 +140,7 @@ func TestErrorsOfTheGate(t *testing.T) {
 		"field":    {fmt.Errorf("check: %w", &gate.FieldError{Field: "mode", Message: "must be stricter"}), 400, "invalid_request", "mode"},
 		"agent":    {fmt.Errorf("%w: the key speaks for another agent", gate.ErrNotAllowed), 403, "action.not_allowed", ""},
 		"too many": {gate.ErrTooMany, 429, "action.too_many", ""},
+		"of agent": {gate.ErrTooManyOfAgent, 429, "action.too_many_of_agent", ""},
 		"disk":     {errors.New("no space left on device"), 503, "evidence.unavailable", ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -67,6 +67,8 @@ func about(subject, down string, err error) error {
 		return &Error{Status: http.StatusConflict, Code: subject + ".illegal_state", Message: err.Error(), cause: err}
 	case errors.Is(err, gate.ErrNotAllowed):
 		return &Error{Status: http.StatusForbidden, Code: subject + ".not_allowed", Message: err.Error(), cause: err}
+	case errors.Is(err, gate.ErrTooManyOfAgent):
+		return &Error{Status: http.StatusTooManyRequests, Code: subject + ".too_many_of_agent", Message: err.Error(), cause: err, RetryAfter: 5 * time.Second}
 	case errors.Is(err, gate.ErrTooMany):
 		return &Error{Status: http.StatusTooManyRequests, Code: subject + ".too_many", Message: err.Error(), cause: err, RetryAfter: 5 * time.Second}
 	case errors.Is(err, gate.ErrUnavailable):

@@ -113,7 +113,7 @@ func newReal(t *testing.T, mode string) *real {
 	r.gate, err = gate.New(gate.Options{Store: store.NewMemory(), Recorder: r.log, RedactKey: make([]byte, 32)})
 	must(err)
 	r.rules = gate.Rules{
-		Mapping: mapped, Policy: policies, Mode: mode, MaxInspect: 1 << 20, MaxHolds: 100,
+		Mapping: mapped, Policy: policies, Mode: mode, MaxInspect: 1 << 20, MaxHolds: 100, MaxHoldsPerAgent: 100,
 		Identity: gate.Identity{TenantID: "acme", AgentID: "support_agent", Source: gate.SourceConfig},
 	}
 	r.gate.Load(&r.rules)

@@ -148,8 +148,11 @@ type Passport struct {
 type Limits struct {
 	MaxInspectBytes Size     `yaml:"max_inspect_bytes"` // of a body that is read before deciding, default 1MiB
 	Hold            Duration `yaml:"hold"`              // a held call's wait before its client is told to come back, default 50s
-	MaxHolds        int      `yaml:"max_holds"`         // open approvals, default 10000
-	APIRate         int      `yaml:"api_rate"`          // API calls a second of each key, twice as many at once; default 200, 0 no bound. Needs a restart
+	MaxHolds        int      `yaml:"max_holds"`         // approvals that are pending at a time, default 10000
+	// MaxHoldsPerAgent bounds those of each agent, default 1000; above max_holds it
+	// bounds nothing.
+	MaxHoldsPerAgent int `yaml:"max_holds_per_agent"`
+	APIRate          int `yaml:"api_rate"` // API calls a second of each key, twice as many at once; default 200, 0 no bound. Needs a restart
 }
 
 // Store keeps keys, approvals and limits.
@@ -192,7 +195,7 @@ func Default() *Config {
 		Mapping:   Mapping{Unmapped: "generic"},
 		Policy:    Policy{Default: "deny"},
 		Passport:  Passport{Issuer: "actpass", Audience: "actpass"},
-		Limits:    Limits{MaxInspectBytes: 1 << 20, Hold: Duration(50 * time.Second), MaxHolds: 10000, APIRate: 200},
+		Limits:    Limits{MaxInspectBytes: 1 << 20, Hold: Duration(50 * time.Second), MaxHolds: 10000, MaxHoldsPerAgent: 1000, APIRate: 200},
 		Store:     Store{Driver: "sqlite"},
 		Evidence:  Evidence{Durability: "sync"},
 		Notify:    Notify{MaxAttempts: 12, Slack: Slack{APIURL: "https://slack.com/api"}},

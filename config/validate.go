@@ -104,6 +104,9 @@ func (c *Config) validate(file string, faults *strictyaml.Faults) {
 	if c.Limits.MaxHolds < 1 || c.Limits.MaxHolds > 1_000_000 {
 		faults.Addf(at("limits.max_holds"), "`limits.max_holds` must be between 1 and 1000000")
 	}
+	if c.Limits.MaxHoldsPerAgent < 1 || c.Limits.MaxHoldsPerAgent > 1_000_000 {
+		faults.Addf(at("limits.max_holds_per_agent"), "`limits.max_holds_per_agent` must be between 1 and 1000000")
+	}
 	if c.Limits.APIRate < 0 || c.Limits.APIRate > 1_000_000 {
 		faults.Addf(at("limits.api_rate"), "`limits.api_rate` must be between 0 (no bound) and 1000000")
 	}

@@ -179,8 +179,10 @@ type Rules struct {
 	Identity Identity
 	// Hold is how long a held call waits before its client is told to come back.
 	Hold time.Duration
-	// MaxHolds bounds open approvals per tenant.
-	MaxHolds int
+	// MaxHolds bounds the pending approvals of a tenant, MaxHoldsPerAgent those of
+	// each of its agents, so that one agent's flood leaves the others their room.
+	// Both refuse at zero.
+	MaxHolds, MaxHoldsPerAgent int
 }
 
 // Options of New. Store, Recorder and RedactKey are required.

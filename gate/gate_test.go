@@ -148,7 +148,7 @@ func rules(t testing.TB, mode, policies string) *gate.Rules {
 		t.Fatal(err)
 	}
 	return &gate.Rules{
-		Mapping: m, Policy: p, Mode: mode, MaxInspect: 1 << 16, Hold: 50 * time.Millisecond, MaxHolds: 10,
+		Mapping: m, Policy: p, Mode: mode, MaxInspect: 1 << 16, Hold: 50 * time.Millisecond, MaxHolds: 10, MaxHoldsPerAgent: 10,
 		Identity: gate.Identity{TenantID: "acme", AgentID: "support_agent", Source: gate.SourceConfig},
 	}
 }

@@ -44,7 +44,7 @@ func (f *fixture) stored(t testing.TB, id string) gate.Grant {
 	return g
 }
 
-func noLimits(r *gate.Rules) { r.MaxHolds = 1000 }
+func noLimits(r *gate.Rules) { r.MaxHolds, r.MaxHoldsPerAgent = 1000, 1000 }
 
 // withoutLimits is the example's policy, whose daily limit would stop most of
 // what these tests let through.
@@ -59,7 +59,8 @@ func withoutLimits(t testing.TB) string {
 func newGrantGate(t testing.TB, mode string) *fixture {
 	f := newGate(t, mode, noLimits)
 	next := rules(t, mode, withoutLimits(t))
-	next.MaxHolds, next.Hold = 1000, time.Millisecond
+	noLimits(next)
+	next.Hold = time.Millisecond
 	f.Load(next)
 	return f
 }
@@ -250,7 +251,7 @@ func TestGrantBehindLimits(t *testing.T) {
 		f := newGate(t, "enforce", noLimits)
 		policies := strings.Replace(examplePolicy(t), "decision: require_approval        #", "decision: "+effect+" #", 1)
 		next := rules(t, "enforce", policies)
-		next.MaxHolds = 1000
+		noLimits(next)
 		f.Load(next)
 		g := f.grant(t, refunds())
 		for i := range 4 { // 4 times 250 dollars are the day's 1000

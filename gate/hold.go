@@ -16,6 +16,10 @@ import (
 // that goes on.
 const retryAfter = 5 * time.Second
 
+// fullAfter is what a client is told to wait when no more may be held: longer,
+// because people make room, not machines.
+const fullAfter = 30 * time.Second
+
 // hold parks a call until a human decides, the budget is over, or the client
 // goes. No upstream connection exists meanwhile.
 //
@@ -48,8 +52,7 @@ func (g *Gate) hold(ctx context.Context, c *call) (*Permit, *Refusal) {
 	case ref != nil:
 		return nil, ref
 	case errors.Is(err, ErrTooMany):
-		c.verdict.refuse = &closed{429, ReasonTooMany, "too many calls wait for a human already"}
-		return nil, g.block(ctx, c)
+		return nil, g.tooMany(ctx, c, err)
 	case err != nil:
 		return nil, g.storeDown(ctx, c, err)
 	}
@@ -68,6 +71,21 @@ func (g *Gate) hold(ctx context.Context, c *call) (*Permit, *Refusal) {
 	return g.wait(ctx, c, got)
 }
 
+// room is how many may wait for a human.
+func (r *Rules) room() Room { return Room{Tenant: r.MaxHolds, Agent: r.MaxHoldsPerAgent} }
+
+// tooMany refuses a call for whose question there is no room. It was not asked:
+// coming back is right, once some of those that wait are decided.
+func (g *Gate) tooMany(ctx context.Context, c *call, err error) *Refusal {
+	c.verdict.refuse = &closed{429, ReasonTooMany, "too many calls wait for a human already"}
+	if errors.Is(err, ErrTooManyOfAgent) {
+		c.verdict.refuse = &closed{429, ReasonTooManyOfAgent, "too many calls of this agent wait for a human already"}
+	}
+	r := g.block(ctx, c)
+	r.RetryAfter = fullAfter
+	return r
+}
+
 // open finds the open approval of a call or opens one, unless the question was
 // answered already: then the refusal, or the recorded answer, is given.
 func (g *Gate) open(ctx context.Context, c *call, a Approval) (Approval, *Refusal, error) {
@@ -84,7 +102,7 @@ func (g *Gate) open(ctx context.Context, c *call, a Approval) (Approval, *Refusa
 		default:
 			return Approval{}, nil, err
 		}
-		got, opened, err := g.store.OpenApproval(ctx, a, c.rules.MaxHolds)
+		got, opened, err := g.store.OpenApproval(ctx, a, c.rules.room())
 		if err != nil || opened || got.State == ApprovalPending || got.State == ApprovalApproved {
 			return got, nil, err
 		}

@@ -56,7 +56,7 @@ func TestManyHolds(t *testing.T) {
 		}
 	})
 	r := rules(t, "enforce", everyRefundAsks)
-	r.Hold, r.MaxHolds = 10*time.Minute, n
+	r.Hold, r.MaxHolds, r.MaxHoldsPerAgent = 10*time.Minute, n, n
 	g.Load(r)
 	f := &fixture{Gate: g}
 

@@ -201,8 +201,10 @@ func (g *Gate) openPreflight(ctx context.Context, c *call, p Preflight) (got App
 			g.Fault("store", fmt.Errorf("open an approval: %w", err))
 			return Approval{}, false, fmt.Errorf("open an approval: %w", err)
 		}
-		got, opened, err := g.store.OpenApproval(ctx, a, c.rules.MaxHolds)
+		got, opened, err := g.store.OpenApproval(ctx, a, c.rules.room())
 		switch {
+		case errors.Is(err, ErrTooMany):
+			return Approval{}, false, fmt.Errorf("open an approval: %w", err) // no fault of the store
 		case err != nil:
 			g.Fault("store", fmt.Errorf("open an approval: %w", err))
 			return Approval{}, false, fmt.Errorf("open an approval: %w", err)

@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/actpass/sidecar/evidence"
@@ -14,7 +15,9 @@ var (
 	ErrIllegalState = errors.New("not possible in this state")
 	ErrNotAllowed   = errors.New("not allowed")
 	ErrTooMany      = errors.New("too many")
-	ErrRevoked      = errors.New("revoked")
+	// ErrTooManyOfAgent is an ErrTooMany that one agent alone brought about.
+	ErrTooManyOfAgent = fmt.Errorf("%w of one agent", ErrTooMany)
+	ErrRevoked        = errors.New("revoked")
 )
 
 // Roles of a key.
@@ -92,6 +95,12 @@ type Approval struct {
 // SeenNone says that the caller found no approval of the fingerprint.
 const SeenNone = "none"
 
+// Room is how many approvals may be pending at a time. The zero Room has none.
+type Room struct {
+	Tenant int // of all agents of the tenant
+	Agent  int // of each agent
+}
+
 // Vote is one human's word.
 type Vote struct {
 	KeyID    string
@@ -141,8 +150,9 @@ type Store interface {
 	// fingerprint that is open (pending, or approved and not past UseBefore)
 	// with opened false. Where a.Seen is set and a later one than that exists, that
 	// one is returned, in whatever state: between looking and opening, the question
-	// was answered. ErrTooMany when the tenant has maxOpen pending ones.
-	OpenApproval(ctx context.Context, a Approval, maxOpen int) (got Approval, opened bool, err error)
+	// was answered. ErrTooMany when the tenant has room.Tenant pending ones,
+	// ErrTooManyOfAgent when its agent has room.Agent.
+	OpenApproval(ctx context.Context, a Approval, room Room) (got Approval, opened bool, err error)
 	// LatestApproval of a fingerprint, any state. ErrNotFound.
 	LatestApproval(ctx context.Context, tenant, fingerprint string) (Approval, error)
 	// GetApproval by id. ErrNotFound.

@@ -35,6 +35,7 @@ const (
 	ReasonCancelled       = "approval.cancelled"
 	ReasonConsumed        = "approval.consumed"
 	ReasonTooMany         = "approval.too_many"
+	ReasonTooManyOfAgent  = "approval.too_many_of_agent"
 )
 
 // Flags of an event.

@@ -59,7 +59,7 @@ func (b *bench) open() {
 	b.must(err)
 	policies, err := policy.Compile(nil, policy.Options{})
 	b.must(err)
-	b.gate.Load(&gate.Rules{Mapping: maps, Policy: policies, Mode: gate.ModeEnforce, MaxHolds: 100, Identity: gate.Identity{TenantID: "acme", AgentID: "bot"}})
+	b.gate.Load(&gate.Rules{Mapping: maps, Policy: policies, Mode: gate.ModeEnforce, MaxHolds: 100, MaxHoldsPerAgent: 100, Identity: gate.Identity{TenantID: "acme", AgentID: "bot"}})
 	b.n = notify.New(notify.Options{
 		Outbox: b.store, Gate: b.gate, Now: func() time.Time { return time.Now().Add(time.Duration(b.skew.Load())) },
 		Client:  &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
@@ -113,7 +113,7 @@ func (b *bench) ask(change func(*gate.Approval)) gate.Approval {
 	if change != nil {
 		change(&a)
 	}
-	got, _, err := b.store.OpenApproval(b.t.Context(), a, 1000)
+	got, _, err := b.store.OpenApproval(b.t.Context(), a, gate.Room{Tenant: 1000, Agent: 1000})
 	b.must(err)
 	return got
 }

@@ -193,7 +193,7 @@ func newWorld(t testing.TB, options ...worldOption) *world {
 		t.Fatal(err)
 	}
 	w.rules = gate.Rules{
-		Mapping: set, Policy: pol, Mode: gate.ModeEnforce, MaxInspect: 1 << 20, Hold: 300 * time.Millisecond, MaxHolds: 100,
+		Mapping: set, Policy: pol, Mode: gate.ModeEnforce, MaxInspect: 1 << 20, Hold: 300 * time.Millisecond, MaxHolds: 100, MaxHoldsPerAgent: 100,
 		Identity: gate.Identity{TenantID: "acme", AgentID: "agent", Source: "config"},
 	}
 	core, logs := observer.New(zap.InfoLevel)
@@ -235,6 +235,7 @@ func newWorld(t testing.TB, options ...worldOption) *world {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 		defer cancel()
+		w.gate.Drain()
 		if err := w.server.Shutdown(ctx); err != nil {
 			t.Errorf("shutdown: %v", err)
 		}

@@ -37,6 +37,17 @@ func move(a *gate.Approval, to, actor, reason string, at time.Time) gate.Transit
 	return t
 }
 
+// roomLeft says whether one more may be pending beside those that are.
+func roomLeft(room gate.Room, pending, ofAgent int) error {
+	switch {
+	case pending >= room.Tenant:
+		return fmt.Errorf("%d approvals are pending: %w", pending, gate.ErrTooMany)
+	case ofAgent >= room.Agent:
+		return fmt.Errorf("%d approvals of this agent are pending: %w", ofAgent, gate.ErrTooManyOfAgent)
+	}
+	return nil
+}
+
 // opened is a as it is stored when it is new.
 func opened(a gate.Approval) gate.Approval {
 	a.State = gate.ApprovalPending

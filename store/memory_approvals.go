@@ -44,7 +44,7 @@ func isOpen(a gate.Approval) bool {
 }
 
 // OpenApproval implements gate.Store.
-func (m *Memory) OpenApproval(ctx context.Context, a gate.Approval, maxOpen int) (got gate.Approval, isNew bool, err error) {
+func (m *Memory) OpenApproval(ctx context.Context, a gate.Approval, room gate.Room) (got gate.Approval, isNew bool, err error) {
 	err = m.do(ctx, "OpenApproval", func(s *memoryState) error {
 		if err := checkOpen(a); err != nil {
 			return err
@@ -53,7 +53,7 @@ func (m *Memory) OpenApproval(ctx context.Context, a gate.Approval, maxOpen int)
 		if err != nil {
 			return err
 		}
-		pending := 0
+		pending, ofAgent := 0, 0
 		var overdue []func()
 		for _, old := range s.approvals {
 			if old.TenantID != mine.TenantID {
@@ -69,6 +69,9 @@ func (m *Memory) OpenApproval(ctx context.Context, a gate.Approval, maxOpen int)
 			}
 			if old.State == gate.ApprovalPending {
 				pending++
+				if old.AgentID == mine.AgentID {
+					ofAgent++
+				}
 			}
 		}
 		if mine.Seen != "" {
@@ -84,8 +87,8 @@ func (m *Memory) OpenApproval(ctx context.Context, a gate.Approval, maxOpen int)
 			}
 			mine.Seen = ""
 		}
-		if pending >= maxOpen {
-			return fmt.Errorf("open approval %s: %d are pending: %w", mine.ID, pending, gate.ErrTooMany)
+		if err := roomLeft(room, pending, ofAgent); err != nil {
+			return fmt.Errorf("open approval %s: %w", mine.ID, err)
 		}
 		if _, taken := s.approvals[mine.ID]; taken {
 			return misuse("approval %s exists", mine.ID)

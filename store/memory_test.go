@@ -27,7 +27,7 @@ func TestMemoryFails(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			m := NewMemory()
 			m.Fail(c.method, c.mode)
-			got, isNew, err := m.OpenApproval(ctx, pendingApproval("apr_1", "f"), 9)
+			got, isNew, err := m.OpenApproval(ctx, pendingApproval("apr_1", "f"), roomFor(9))
 			if errors.Is(err, ErrInjected) != c.wantErr || isNew == c.wantErr || (got.ID == "") != c.wantErr {
 				t.Errorf("got %q, new %v, %v", got.ID, isNew, err)
 			}
@@ -50,7 +50,7 @@ func TestMemoryFails(t *testing.T) {
 func TestMemoryLosesWhole(t *testing.T) {
 	ctx := context.Background()
 	m := NewMemory()
-	if _, _, err := m.OpenApproval(ctx, pendingApproval("apr_1", "f"), 9); err != nil {
+	if _, _, err := m.OpenApproval(ctx, pendingApproval("apr_1", "f"), roomFor(9)); err != nil {
 		t.Fatal(err)
 	}
 	m.Fail("Vote", LostButDone)
@@ -70,7 +70,7 @@ func TestMemoryPolices(t *testing.T) {
 	ctx := context.Background()
 	approved := func() *Memory {
 		m := NewMemory()
-		if _, _, err := m.OpenApproval(ctx, pendingApproval("apr_1", "f"), 9); err != nil {
+		if _, _, err := m.OpenApproval(ctx, pendingApproval("apr_1", "f"), roomFor(9)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := m.Vote(ctx, "acme", "apr_1", gate.Vote{KeyID: "k", Decision: "approve", Time: start}, nil); err != nil {
@@ -89,7 +89,7 @@ func TestMemoryPolices(t *testing.T) {
 		"a negative amount": func(m *Memory) {
 			_, _, _ = m.Reserve(ctx, "acme", "ev_1", []gate.Use{{Limit: "l", Amount: -1, Max: 1, Window: 1e9}}, start)
 		},
-		"an approval without an end": func(m *Memory) { _, _, _ = m.OpenApproval(ctx, gate.Approval{ID: "a"}, 1) },
+		"an approval without an end": func(m *Memory) { _, _, _ = m.OpenApproval(ctx, gate.Approval{ID: "a"}, roomFor(1)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := approved()

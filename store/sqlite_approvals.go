@@ -126,13 +126,58 @@ func (b *batch) save(a gate.Approval, t gate.Transition) error {
 	if err != nil {
 		return err
 	}
+	if t.From == gate.ApprovalPending && t.To != gate.ApprovalPending {
+		if err := b.uncountPending(a); err != nil {
+			return err
+		}
+	}
 	return b.run(`INSERT INTO transitions (approval_id, tenant_id, from_state, to_state, actor, reason, at) VALUES (?, ?, ?, ?, ?, ?, ?)`,
 		t.ApprovalID, t.TenantID, t.From, t.To, t.Actor, t.Reason, micros(t.Time))
 }
 
+// Scopes of the pending counts: counting rows at each opening cost more than all
+// the rest of it, once thousands were pending.
+const (
+	countTenant = "tenant"
+	countAgent  = "agent"
+)
+
+// pending is how many approvals of a tenant, and of one agent in it, are pending.
+func (b *batch) pending(tenant, agent string) (all, ofAgent int, err error) {
+	err = b.row(`SELECT
+		coalesce((SELECT pending FROM pending_counts WHERE tenant_id = ? AND scope = '`+countTenant+`' AND name = ''), 0),
+		coalesce((SELECT pending FROM pending_counts WHERE tenant_id = ? AND scope = '`+countAgent+`' AND name = ?), 0)`,
+		[]any{tenant, tenant, agent}, &all, &ofAgent)
+	return all, ofAgent, err
+}
+
+// countPending adds one to the counts of a's tenant and agent, in the transaction
+// that makes a pending.
+func (b *batch) countPending(a gate.Approval) error {
+	for _, c := range [][2]string{{countTenant, ""}, {countAgent, a.AgentID}} {
+		err := b.run(`INSERT INTO pending_counts (tenant_id, scope, name, pending) VALUES (?, ?, ?, 1)
+			ON CONFLICT (tenant_id, scope, name) DO UPDATE SET pending = pending_counts.pending + 1`, a.TenantID, c[0], c[1])
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// uncountPending takes it away again, in the transaction that moves a on. What
+// names agents may name any number of them, so a count that is zero is not kept.
+func (b *batch) uncountPending(a gate.Approval) error {
+	err := b.run(`UPDATE pending_counts SET pending = pending - 1 WHERE tenant_id = ?
+		AND (scope = '`+countTenant+`' AND name = '' OR scope = '`+countAgent+`' AND name = ?)`, a.TenantID, a.AgentID)
+	if err != nil {
+		return err
+	}
+	return b.run(`DELETE FROM pending_counts WHERE tenant_id = ? AND scope = '`+countAgent+`' AND name = ? AND pending = 0`, a.TenantID, a.AgentID)
+}
+
 // OpenApproval implements gate.Store. An open one of the fingerprint that is past
 // its time, and that ExpireApprovals has not met yet, is expired on the way.
-func (s *SQLite) OpenApproval(ctx context.Context, a gate.Approval, maxOpen int) (gate.Approval, bool, error) {
+func (s *SQLite) OpenApproval(ctx context.Context, a gate.Approval, room gate.Room) (gate.Approval, bool, error) {
 	if err := checkOpen(a); err != nil {
 		return gate.Approval{}, false, err
 	}
@@ -174,12 +219,15 @@ func (s *SQLite) OpenApproval(ctx context.Context, a gate.Approval, maxOpen int)
 				return err
 			}
 		}
-		var pending int
-		if err := b.row(`SELECT count(*) FROM approvals WHERE tenant_id = ? AND state = 'pending'`, []any{a.TenantID}, &pending); err != nil {
+		pending, ofAgent, err := b.pending(a.TenantID, a.AgentID)
+		if err != nil {
 			return err
 		}
-		if pending >= maxOpen {
-			return fmt.Errorf("%d approvals are pending: %w", pending, gate.ErrTooMany)
+		if err := roomLeft(room, pending, ofAgent); err != nil {
+			return err
+		}
+		if err := b.countPending(a); err != nil {
+			return err
 		}
 		err = b.run(`INSERT INTO approvals (`+approvalColumns+`, due_at) VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, ?, '[]', '', ?, ?)`,
 			a.ID, a.TenantID, a.Fingerprint, a.AgentID, a.State, micros(a.CreatedAt), micros(a.ExpiresAt),

@@ -39,7 +39,7 @@ func TestRestart(t *testing.T) {
 	if err := s.TouchKey(ctx, "key_1", start); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s.OpenApproval(ctx, pendingApproval("apr_1", "f"), 9); err != nil {
+	if _, _, err := s.OpenApproval(ctx, pendingApproval("apr_1", "f"), roomFor(9)); err != nil {
 		t.Fatal(err)
 	}
 	want, err := s.Vote(ctx, "acme", "apr_1", gate.Vote{KeyID: "key_1", Decision: "approve", Time: start}, nil)
@@ -163,6 +163,37 @@ func TestSchemaVersions(t *testing.T) {
 	}
 	if _, err = OpenSQLite(path, Options{}); err == nil {
 		t.Error("opened something that is no database")
+	}
+}
+
+// TestPendingCountsOfAnOldDatabase: what was pending before the counts were kept is
+// counted.
+func TestPendingCountsOfAnOldDatabase(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.db")
+	s := openTest(t, path)
+	for i, agent := range []string{"a", "a", "b", "b"} {
+		q := pendingApproval(fmt.Sprint("apr_", i), fmt.Sprint(i))
+		q.AgentID = agent
+		if _, _, err := s.OpenApproval(t.Context(), q, roomFor(9)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Vote(t.Context(), "acme", "apr_3", gate.Vote{KeyID: "k", Decision: gate.DenyIt, Time: start}, nil); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	db, err := openSQL(path, 1, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec(`DROP TABLE pending_counts; DELETE FROM goose_db_version WHERE version_id >= 9; PRAGMA user_version = 8`); err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	s = openTest(t, path)
+	checkCounts(t, s)
+	if _, _, err := s.OpenApproval(t.Context(), pendingApproval("apr_9", "9"), roomFor(3)); !errors.Is(err, gate.ErrTooMany) {
+		t.Errorf("three are pending: %v", err)
 	}
 }
 
@@ -313,7 +344,7 @@ func TestDiskFull(t *testing.T) {
 	for i := range 40 {
 		a := pendingApproval(fmt.Sprintf("apr_%d", i), fmt.Sprint(i))
 		a.Summary = strings.Repeat("x", 2000)
-		if _, _, err := s.OpenApproval(ctx, a, 1000); err != nil {
+		if _, _, err := s.OpenApproval(ctx, a, roomFor(1000)); err != nil {
 			failed++
 		} else {
 			stored++
@@ -327,7 +358,7 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("%d stored, %d acknowledged, %v", len(list), stored, err)
 	}
 	limit(1 << 20)
-	if _, _, err := s.OpenApproval(ctx, pendingApproval("apr_later", "later"), 1000); err != nil {
+	if _, _, err := s.OpenApproval(ctx, pendingApproval("apr_later", "later"), roomFor(1000)); err != nil {
 		t.Errorf("with room again: %v", err)
 	}
 }
@@ -474,7 +505,7 @@ func childMain() bool {
 			for i := 0; ; i++ {
 				id := fmt.Sprintf("apr_%s_%d_%d", os.Getenv("STORE_TEST_ROUND"), w, i)
 				ctx := context.Background()
-				_, _, err := s.OpenApproval(ctx, pendingApproval(id, id), 1<<30)
+				_, _, err := s.OpenApproval(ctx, pendingApproval(id, id), roomFor(1<<30))
 				if err == nil {
 					_, err = s.Vote(ctx, "acme", id, gate.Vote{KeyID: "k", Decision: "approve", Time: start}, nil)
 				}

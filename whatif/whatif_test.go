@@ -85,7 +85,7 @@ func rulesFor(t testing.TB, text, mode string) *gate.Rules {
 		t.Fatal(err)
 	}
 	return &gate.Rules{
-		Mapping: m, Policy: compilePolicy(t, text), Mode: mode, MaxInspect: 1 << 20, Hold: time.Nanosecond, MaxHolds: 10000,
+		Mapping: m, Policy: compilePolicy(t, text), Mode: mode, MaxInspect: 1 << 20, Hold: time.Nanosecond, MaxHolds: 10000, MaxHoldsPerAgent: 10000,
 		Identity: gate.Identity{TenantID: "acme", AgentID: "a", Source: gate.SourceConfig},
 	}
 }

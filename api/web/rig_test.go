@@ -99,7 +99,7 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 	r.gate, err = gate.New(gate.Options{Store: store.NewMemory(), Recorder: r.log, RedactKey: make([]byte, 32)})
 	must(err)
 	r.gate.Load(&gate.Rules{
-		Mapping: mapped, Policy: policies, Mode: "enforce", MaxInspect: 1 << 20, MaxHolds: 100,
+		Mapping: mapped, Policy: policies, Mode: "enforce", MaxInspect: 1 << 20, MaxHolds: 100, MaxHoldsPerAgent: 100,
 		Identity: gate.Identity{TenantID: "acme", AgentID: "support_agent", Source: gate.SourceConfig},
 	})
 	ctx, stop := context.WithCancel(context.Background())

@@ -175,7 +175,8 @@ func secretFile(path string) ([]byte, error) {
 func rulesOf(cfg *config.Config, c *config.Compiled) *gate.Rules {
 	r := &gate.Rules{
 		Mapping: c.Mapping, Policy: c.Policy, Mode: cfg.Mode,
-		MaxInspect: int64(cfg.Limits.MaxInspectBytes), Hold: cfg.Limits.Hold.D(), MaxHolds: cfg.Limits.MaxHolds,
+		MaxInspect: int64(cfg.Limits.MaxInspectBytes), Hold: cfg.Limits.Hold.D(),
+		MaxHolds: cfg.Limits.MaxHolds, MaxHoldsPerAgent: cfg.Limits.MaxHoldsPerAgent,
 		Identity: gate.Identity{TenantID: cfg.Identity.TenantID, AgentID: cfg.Identity.AgentID, Source: gate.SourceConfig},
 	}
 	for _, o := range cfg.ModeOverrides {

@@ -22,25 +22,46 @@ func testOpen(t *testing.T, s *suite) {
 
 	again := s.question("f1")
 	again.Summary = "another"
-	got, isNew, err := s.OpenApproval(s.ctx, again, 100)
+	got, isNew, err := s.OpenApproval(s.ctx, again, room(100))
 	if err != nil || isNew {
 		t.Fatalf("attach: new %v, %v", isNew, err)
 	}
 	same(t, "attached", got, want)
 	// Attaching is possible when the tenant is full; opening is not.
-	if _, isNew, err = s.OpenApproval(s.ctx, again, 1); err != nil || isNew {
+	if _, isNew, err = s.OpenApproval(s.ctx, again, room(1)); err != nil || isNew {
 		t.Errorf("attach when full: new %v, %v", isNew, err)
 	}
-	if _, isNew, err = s.OpenApproval(s.ctx, s.question("f2"), 1); !errors.Is(err, gate.ErrTooMany) || isNew {
+	if _, isNew, err = s.OpenApproval(s.ctx, s.question("f2"), room(1)); !errors.Is(err, gate.ErrTooMany) || isNew {
 		t.Errorf("open when full: new %v, %v", isNew, err)
 	}
-	if _, isNew, err = s.OpenApproval(s.ctx, s.question("f2"), 0); !errors.Is(err, gate.ErrTooMany) || isNew {
+	if _, isNew, err = s.OpenApproval(s.ctx, s.question("f2"), room(0)); !errors.Is(err, gate.ErrTooMany) || isNew {
 		t.Errorf("open when none is allowed: new %v, %v", isNew, err)
+	}
+	// So is the agent's own room, which another agent has, too.
+	if _, isNew, err = s.OpenApproval(s.ctx, s.question("f2"), gate.Room{Tenant: 100, Agent: 1}); !errors.Is(err, gate.ErrTooManyOfAgent) || !errors.Is(err, gate.ErrTooMany) || isNew {
+		t.Errorf("open when the agent's room is full: new %v, %v", isNew, err)
+	}
+	if _, isNew, err = s.OpenApproval(s.ctx, s.question("f2"), gate.Room{Tenant: 1, Agent: 100}); !errors.Is(err, gate.ErrTooMany) || errors.Is(err, gate.ErrTooManyOfAgent) || isNew {
+		t.Errorf("open when the tenant's room is full: new %v, %v", isNew, err)
+	}
+	other := s.question("f3")
+	other.AgentID = "other_agent"
+	if _, isNew, err = s.OpenApproval(s.ctx, other, gate.Room{Tenant: 2, Agent: 1}); err != nil || !isNew {
+		t.Errorf("another agent: new %v, %v", isNew, err)
+	}
+	// What is decided makes room.
+	if _, err = s.Vote(s.ctx, "acme", other.ID, gate.Vote{KeyID: "k", Decision: "deny", Time: noon}, nil); err != nil {
+		t.Fatal(err)
+	}
+	other = s.question("f4")
+	other.AgentID = "other_agent"
+	if _, isNew, err = s.OpenApproval(s.ctx, other, gate.Room{Tenant: 2, Agent: 1}); err != nil || !isNew {
+		t.Errorf("another agent after its first was decided: new %v, %v", isNew, err)
 	}
 	// Another tenant has its own fingerprints and its own room.
 	foreign := s.question("f1")
 	foreign.TenantID = "other"
-	if _, isNew, err = s.OpenApproval(s.ctx, foreign, 1); err != nil || !isNew {
+	if _, isNew, err = s.OpenApproval(s.ctx, foreign, room(1)); err != nil || !isNew {
 		t.Errorf("another tenant: new %v, %v", isNew, err)
 	}
 
@@ -76,7 +97,7 @@ func testOpenConcurrently(t *testing.T, s *suite) {
 	var opened atomic.Int32
 	ids := make([]string, len(questions))
 	parallel(len(questions), func(i int) {
-		got, isNew, err := s.OpenApproval(s.ctx, questions[i], 100)
+		got, isNew, err := s.OpenApproval(s.ctx, questions[i], room(100))
 		if err != nil {
 			t.Error(err)
 		}
@@ -209,7 +230,7 @@ func testEscalate(t *testing.T, s *suite) {
 func testConsume(t *testing.T, s *suite) {
 	a := s.approved(t, "f")
 	// An approved one is still attached to, until it is used.
-	got, isNew, err := s.OpenApproval(s.ctx, s.question("f"), 100)
+	got, isNew, err := s.OpenApproval(s.ctx, s.question("f"), room(100))
 	if err != nil || isNew {
 		t.Fatalf("attach to the approved: new %v, %v", isNew, err)
 	}
@@ -521,7 +542,7 @@ func testOpenSeen(t *testing.T, s *suite) {
 		t.Helper()
 		q := s.question("f")
 		q.Seen = seen
-		got, isNew, err := s.OpenApproval(s.ctx, q, 100)
+		got, isNew, err := s.OpenApproval(s.ctx, q, room(100))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -289,7 +289,7 @@ func testMisuse(t *testing.T, s *suite) {
 		return func() error {
 			q := s.question("g")
 			change(&q)
-			_, _, err := s.OpenApproval(s.ctx, q, 100)
+			_, _, err := s.OpenApproval(s.ctx, q, room(100))
 			return err
 		}
 	}

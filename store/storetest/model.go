@@ -15,11 +15,11 @@ import (
 
 // modelApproval is an approval as simply as it can be told.
 type modelApproval struct {
-	id, fingerprint, state string
-	required               int
-	expires, useBefore     time.Time
-	approvedBy             []string
-	consumedBy             string
+	id, agent, fingerprint, state string
+	required                      int
+	expires, useBefore            time.Time
+	approvedBy                    []string
+	consumedBy                    string
 }
 
 func (a *modelApproval) open() bool { return a.state == "pending" || a.state == "approved" }
@@ -114,9 +114,10 @@ func testModel(t *testing.T, s *suite) {
 				q := s.question(rapid.SampledFrom([]string{"f", "g", "h"}).Draw(t, "fingerprint"))
 				q.TenantID, q.CreatedAt, q.ExpiresAt, q.UseWithin = m.tenant, m.now, m.now.Add(20*time.Minute), useWithin
 				q.Required = rapid.IntRange(1, 3).Draw(t, "required")
-				room := rapid.IntRange(1, 3).Draw(t, "room")
+				q.AgentID = rapid.SampledFrom([]string{"a", "b"}).Draw(t, "agent")
+				room := gate.Room{Tenant: rapid.IntRange(1, 3).Draw(t, "room"), Agent: rapid.IntRange(1, 3).Draw(t, "room of an agent")}
 				got, isNew, err := s.OpenApproval(s.ctx, q, room)
-				pending := 0
+				pending, ofAgent := 0, 0
 				for _, a := range m.approvals {
 					if !a.open() {
 						continue
@@ -133,11 +134,14 @@ func testModel(t *testing.T, s *suite) {
 					}
 					if a.state == "pending" {
 						pending++
+						if a.agent == q.AgentID {
+							ofAgent++
+						}
 					}
 				}
-				if pending >= room {
-					if !errors.Is(err, gate.ErrTooMany) {
-						t.Fatalf("%d pending, room for %d: %v", pending, room, err)
+				if pending >= room.Tenant || ofAgent >= room.Agent {
+					if !errors.Is(err, gate.ErrTooMany) || errors.Is(err, gate.ErrTooManyOfAgent) != (pending < room.Tenant) {
+						t.Fatalf("%d pending, %d of the agent, %+v: %v", pending, ofAgent, room, err)
 					}
 					return
 				}
@@ -152,7 +156,7 @@ func testModel(t *testing.T, s *suite) {
 					}
 				}
 				m.approvals = append(m.approvals, &modelApproval{
-					id: q.ID, fingerprint: q.Fingerprint, state: "pending", required: q.Required, expires: q.ExpiresAt,
+					id: q.ID, agent: q.AgentID, fingerprint: q.Fingerprint, state: "pending", required: q.Required, expires: q.ExpiresAt,
 				})
 			},
 			"vote": func(t *rapid.T) {

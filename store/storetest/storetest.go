@@ -115,10 +115,13 @@ func (s *suite) question(fingerprint string) gate.Approval {
 	}
 }
 
+// room is for n approvals, of one agent or of many.
+func room(n int) gate.Room { return gate.Room{Tenant: n, Agent: n} }
+
 // opens opens a and fails the test when it is not new.
 func (s *suite) opens(t *testing.T, a gate.Approval) gate.Approval {
 	t.Helper()
-	got, isNew, err := s.OpenApproval(s.ctx, a, 100)
+	got, isNew, err := s.OpenApproval(s.ctx, a, room(100))
 	if err != nil || !isNew {
 		t.Fatalf("open %s: new %v, error %v", a.ID, isNew, err)
 	}
