@@ -372,6 +372,7 @@ func (sc *sidecar) client() *api.Client { return api.NewClient("http://"+sc.api,
 // event is what the tests look at of an evidence event.
 type event struct {
 	ID          string            `json:"id"`
+	Time        time.Time         `json:"time"`
 	Kind        string            `json:"kind"`
 	Decision    string            `json:"decision"`
 	ReasonCode  string            `json:"reason_code"`

@@ -8,6 +8,8 @@ import (
 	"hash"
 	"sort"
 	"strings"
+
+	"github.com/actpass/sidecar/mapping"
 )
 
 // volatile headers change between an SDK's own attempts at one call. Everything
@@ -24,7 +26,9 @@ var volatile = map[string]bool{
 
 // fingerprint names one exact call: tenant, agent, method, canonical URL, the
 // query and body as sent, and every header that is not volatile. Each part is
-// length-prefixed, so no two calls share one by moving bytes between parts.
+// length-prefixed, so no two calls share one by moving bytes between parts. The
+// id of a JSON-RPC message only ties an answer to it: a client that asks again
+// counts on, and asks the same.
 func fingerprint(c *call) string {
 	h := sha256.New()
 	for _, s := range []string{c.Identity.TenantID, c.Identity.AgentID, c.match.Method, c.match.URL(), c.Head.Target, c.Head.Upgrade} {
@@ -48,8 +52,23 @@ func fingerprint(c *call) string {
 		}
 	}
 	part(h, "")
-	part(h, string(c.out.Body))
+	body := c.out.Body
+	if c.rpcID() != nil && c.out.Whole {
+		if named, ok := mapping.WithoutRPCID(body); ok {
+			body = named
+		}
+	}
+	part(h, string(body))
 	return hex.EncodeToString(h.Sum(nil))
+}
+
+// rpcID is the id of the one JSON-RPC message that the call is, nil for any other
+// call: a batch stands for exactly its bytes.
+func (c *call) rpcID() []byte {
+	if len(c.reading.Calls) != 1 {
+		return nil
+	}
+	return c.reading.Calls[0].RPCID
 }
 
 // requestHash is what an approval's passport is bound to; "" where the body was

@@ -107,6 +107,7 @@ type Permit struct {
 	reservation string
 	passport    string // jti whose use was claimed, "" for none
 	approval    string // that was consumed for it, "" for none
+	rpcID       []byte // of the JSON-RPC message that it sends, nil for none
 	grant       string // of which a use was taken, "" for none
 	done        atomic.Bool
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"time"
 
 	"github.com/actpass/sidecar/evidence"
@@ -149,9 +150,26 @@ func (g *Gate) stillHeld(ctx context.Context, c *call, approval, why string) *Re
 	d := c.event.Decision
 	r := c.refusal(503, d)
 	r.Retry, r.RetryAfter, r.Approval = true, retryAfter, approval
-	r.Sentence = fmt.Sprintf("ActPass holds this call for a human: %s on %s. %s It was not sent. Approval request %s is open; send the same call again to wait for it. Evidence: %s.",
-		d.Tool, d.Resource, d.Explain.Summary, approval, c.id)
+	r.Sentence = fmt.Sprintf("ActPass holds this call for a human: %s on %s. %s It was not sent. Approval request %s is open; send the same call again%s to wait for it. Evidence: %s.",
+		d.Tool, d.Resource, d.Explain.Summary, approval, sameKey(c), c.id)
 	return r
+}
+
+var plainKey = regexp.MustCompile(`^[A-Za-z0-9._~-]{1,255}$`)
+
+// sameKey names the idempotency key that the call had: it is part of what is
+// asked, and SDKs make a new one for each call that their caller makes.
+func sameKey(c *call) string {
+	for _, name := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
+		switch key := first(c.Head.Header[name]); {
+		case key == "":
+		case plainKey.MatchString(key):
+			return ", with " + name + " " + key
+		default:
+			return ", with the same " + name
+		}
+	}
+	return ""
 }
 
 // settled answers a call whose approval has been decided against, or used,
@@ -168,7 +186,7 @@ func (g *Gate) settled(ctx context.Context, c *call, a Approval) *Refusal {
 		if hasKey(c) {
 			window = consumedForWithKey
 		}
-		if g.now().Sub(lastMove(a)) > window {
+		if g.now().Sub(lastMove(a)) > window || g.anotherMessage(ctx, c, a) {
 			return nil
 		}
 		return g.replay(ctx, c, a, false)
@@ -300,7 +318,7 @@ func (g *Gate) useApproval(ctx context.Context, c *call, a Approval) (*Permit, *
 	}
 	return &Permit{
 		gate: g, out: c.out, decision: c.event.Decision, started: c.started, tenant: c.Identity.TenantID,
-		recorded: true, reservation: c.reservation, passport: c.claimed, approval: a.ID,
+		recorded: true, reservation: c.reservation, passport: c.claimed, approval: a.ID, rpcID: c.rpcID(),
 	}, nil
 }
 

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -46,6 +47,7 @@ type kept struct {
 	Whole  bool                `json:"whole"`
 	Header map[string][]string `json:"header,omitempty"`
 	Body   []byte              `json:"body,omitempty"`
+	RPCID  []byte              `json:"rpc_id,omitempty"` // of the message that it answers
 }
 
 // Keeps says that the door should hand the answer over with Answered: the call
@@ -59,7 +61,7 @@ func (p *Permit) Answered(status int, header map[string][]string, body []byte, w
 	if !p.Keeps() {
 		return
 	}
-	k := kept{Status: status, Whole: whole && len(body) <= MaxKept}
+	k := kept{Status: status, Whole: whole && len(body) <= MaxKept, RPCID: p.rpcID}
 	if k.Whole {
 		k.Body, k.Header = body, make(map[string][]string)
 		for _, name := range essential {
@@ -69,7 +71,7 @@ func (p *Permit) Answered(status int, header map[string][]string, body []byte, w
 			}
 		}
 	}
-	err := p.gate.keep(p.tenant, p.approval+statusOnly, kept{Status: status}, keepStatusFor)
+	err := p.gate.keep(p.tenant, p.approval+statusOnly, kept{Status: status, RPCID: p.rpcID}, keepStatusFor)
 	if err = errors.Join(err, p.gate.keep(p.tenant, p.approval, k, keepFor)); err != nil {
 		p.gate.Fault("store", fmt.Errorf("keep the answer of approval %s: %w", p.approval, err))
 	}
@@ -168,10 +170,8 @@ func (f *flights) landed(approval string) <-chan struct{} {
 	return ch
 }
 
-// replay answers another attempt at a call whose approval was used: with the
-// recorded answer where there is one, else with 409. It waits while the one
-// send is under way. held says that this attempt's event stands already.
-func (g *Gate) replay(ctx context.Context, c *call, a Approval, held bool) *Refusal {
+// cameOf is what is kept of the one send of a used approval, once it is over.
+func (g *Gate) cameOf(ctx context.Context, c *call, a Approval) (kept, error) {
 	budget := time.NewTimer(c.rules.Hold)
 	defer budget.Stop()
 	select {
@@ -183,6 +183,27 @@ func (g *Gate) replay(ctx context.Context, c *call, a Approval, held bool) *Refu
 	if errors.Is(err, ErrNotFound) {
 		k, err = g.keptAnswer(ctx, a.TenantID, a.ID+statusOnly)
 	}
+	return k, err
+}
+
+// anotherMessage says that a JSON-RPC call is not a retry of the one that used
+// an approval, but means the same once more: within a session a client gives
+// each of its requests an id of its own. Where it is not known what came of the
+// first, it says no.
+func (g *Gate) anotherMessage(ctx context.Context, c *call, a Approval) bool {
+	id := c.rpcID()
+	if id == nil {
+		return false
+	}
+	k, err := g.cameOf(ctx, c, a)
+	return err == nil && k.RPCID != nil && !bytes.Equal(k.RPCID, id)
+}
+
+// replay answers another attempt at a call whose approval was used: with the
+// recorded answer where there is one, else with 409. It waits while the one
+// send is under way. held says that this attempt's event stands already.
+func (g *Gate) replay(ctx context.Context, c *call, a Approval, held bool) *Refusal {
+	k, err := g.cameOf(ctx, c, a)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		g.Fault("store", fmt.Errorf("answer again for approval %s: %w", a.ID, err))
 	}
@@ -190,6 +211,9 @@ func (g *Gate) replay(ctx context.Context, c *call, a Approval, held bool) *Refu
 	switch {
 	case err != nil:
 		what += ", and what came of it is not known; find out before you act again"
+	case !bytes.Equal(k.RPCID, c.rpcID()):
+		what += fmt.Sprintf(", and was answered with status %d, to a message with another id", k.Status)
+		k.Whole = false
 	case !k.Whole:
 		what += fmt.Sprintf(", and was answered with status %d; the answer itself is not kept", k.Status)
 	}

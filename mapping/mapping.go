@@ -98,7 +98,8 @@ type Match struct {
 	// NeedBody says that Read wants the body (the rule reads arguments from it).
 	NeedBody bool
 	// ErrorShape names the provider's error format for a refusal: "stripe",
-	// "openai", "jsonrpc", ... or "" for problem+json.
+	// "openai", "jsonrpc", ... or "" for problem+json. AWS has one for each of its
+	// protocols: "aws-rest" (S3), "aws-query", "aws-json".
 	ErrorShape string
 
 	rpc     *rpcMethod // of a gRPC call whose message is read

@@ -56,7 +56,7 @@ type argDecl struct {
 
 var (
 	risks       = []string{RiskLow, RiskMedium, RiskHigh, RiskCritical}
-	errorShapes = []string{"stripe", "openai", "anthropic", "github", "jsonrpc", "problem"}
+	errorShapes = []string{"stripe", "openai", "anthropic", "github", "aws", "jsonrpc", "problem"}
 )
 
 const (
@@ -184,8 +184,11 @@ func (c *compiler) rule(f *ruleFile, d *ruleDecl, shared []Arg, seen map[string]
 	if r.shape == "" && r.mcp != "" {
 		r.shape = "jsonrpc"
 	}
-	if r.shape == "problem" {
+	switch r.shape {
+	case "problem":
 		r.shape = ""
+	case "aws":
+		r.shape = awsShape(kindName)
 	}
 
 	c.args(r, d, shared)
@@ -243,6 +246,15 @@ func serverName(s string) bool {
 func toolName(s string) bool {
 	return len(s) <= 128 && s[0] != '.' && s[len(s)-1] != '.' &&
 		strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./") == ""
+}
+
+// awsShape is the error shape of the protocol whose arguments a rule reads.
+func awsShape(kindName string) string {
+	switch kindName {
+	case "aws-rest", "aws-query":
+		return kindName
+	}
+	return "aws-json"
 }
 
 func kindNames() []string {

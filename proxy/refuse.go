@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"encoding/json"
+	"encoding/xml"
 	"net/http"
 	"strconv"
 	"strings"
@@ -70,6 +71,27 @@ type githubError struct {
 	Message string            `json:"message"`
 	Status  string            `json:"status"`
 	ActPass evidence.Decision `json:"actpass"`
+}
+
+// awsError is the error of AWS: of S3 in XML as it stands here, of the services
+// with a query protocol one level down, in JSON with the members that the SDKs
+// of the JSON protocols read.
+type awsError struct {
+	XMLName xml.Name          `json:"-" xml:"Error"`
+	Type    string            `json:"__type" xml:"-"`
+	Code    string            `json:"code" xml:"Code"`
+	Message string            `json:"message" xml:"Message"`
+	ID      string            `json:"-" xml:"RequestId"`
+	ActPass evidence.Decision `json:"actpass" xml:"-"`
+}
+
+// awsQueryError is read by the SDKs of the query protocol, who look for Error,
+// and by EC2's, who look for Errors.
+type awsQueryError struct {
+	XMLName xml.Name `xml:"ErrorResponse"`
+	Error   awsError
+	Errors  struct{ Error awsError }
+	ID      string `xml:"RequestId"`
 }
 
 // rpcError is a JSON-RPC 2.0 error response.
@@ -160,6 +182,8 @@ func render(r *gate.Refusal) answer {
 		a.json("application/json", e)
 	case "github":
 		a.json("application/json", githubError{r.Sentence, strconv.Itoa(a.status), d})
+	case "aws-rest", "aws-query", "aws-json":
+		a.aws(r, d)
 	case "grpc":
 		a.grpc(r.Sentence)
 	default:
@@ -222,9 +246,35 @@ func (a *answer) json(contentType string, v any) {
 		// the headers still tell the agent.
 		b, contentType = []byte("refused\n"), "text/plain; charset=utf-8"
 	}
+	a.bytes(contentType, b)
+}
+
+func (a *answer) bytes(contentType string, b []byte) {
 	a.body = b
 	a.header["Content-Type"] = []string{contentType}
 	a.header["Content-Length"] = []string{strconv.Itoa(len(b))}
+}
+
+func (a *answer) aws(r *gate.Refusal, d evidence.Decision) {
+	e := awsError{Type: d.ReasonCode, Code: d.ReasonCode, Message: r.Sentence, ID: d.EvidenceEventID, ActPass: d}
+	if e.ID != "" {
+		a.header["X-Amzn-Requestid"] = []string{e.ID}
+	}
+	var v any = e
+	switch r.Shape {
+	case "aws-json":
+		a.json("application/json", e)
+		return
+	case "aws-query":
+		q := awsQueryError{Error: e, ID: e.ID}
+		q.Errors.Error = e
+		v = q
+	}
+	b, err := xml.Marshal(v)
+	if err != nil {
+		b = []byte("<Error><Message>refused</Message></Error>")
+	}
+	a.bytes("application/xml", append([]byte(xml.Header), b...))
 }
 
 // grpc makes a trailers-only answer: gRPC carries every error of a call in a
