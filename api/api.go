@@ -90,6 +90,8 @@ type EventSource interface {
 	// Simulate judges the record again, see whatif. What is wrong with the
 	// candidate is a *gate.FieldError.
 	Simulate(ctx context.Context, q SimulationQuery) (whatif.Report, error)
+	// Readiness judges it by the rules in force and tells what could be enforced.
+	Readiness(ctx context.Context, q ReadinessQuery) (whatif.Readiness, error)
 }
 
 // VerifyReport says whether the evidence log is whole.

@@ -33,8 +33,9 @@ type real struct {
 // index is an EventSource over the store's event index.
 type index struct {
 	*store.Index
-	log *ledger.Log
-	dir string
+	log  *ledger.Log
+	dir  string
+	gate *gate.Gate
 }
 
 func (x index) Event(ctx context.Context, tenant, id string) ([]byte, error) {
@@ -132,7 +133,7 @@ func newReal(t *testing.T, mode string) *real {
 			t.Error(err)
 		}
 	})
-	r.api = newAPI(t, func(o *Options) { o.Gate, o.Events = r.gate, index{ix, r.log, filepath.Join(dir, "ledger")} })
+	r.api = newAPI(t, func(o *Options) { o.Gate, o.Events = r.gate, index{ix, r.log, filepath.Join(dir, "ledger"), r.gate} })
 	_, r.admin, err = r.gate.CreateKey(ctx, gate.Identity{TenantID: "acme", Role: gate.RoleAdmin}, gate.NewKey{Name: "admin", Role: gate.RoleAdmin})
 	must(err)
 	return r

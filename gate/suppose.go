@@ -108,3 +108,6 @@ func unusable(problems []mapping.Problem) map[string]string {
 }
 
 const maxUnusable = 32
+
+// Stricter gives the stricter of two modes; an empty b is none.
+func Stricter(a, b string) string { return stricter(a, b) }

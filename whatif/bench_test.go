@@ -70,3 +70,25 @@ func BenchmarkSimulate(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkReadiness is one action with its outcome, judged and counted by day.
+func BenchmarkReadiness(b *testing.B) {
+	records := benchRecords(b, 20_000)
+	rules := rulesFor(b, policies[0], "monitor")
+	b.ReportAllocs()
+	for n := 0; n < b.N; {
+		study, err := whatif.NewReadiness(whatif.ReadinessOptions{Rules: rules, Since: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), Now: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for j := 0; j < len(records) && n < b.N; j += 2 {
+			for _, r := range records[j : j+2] {
+				if err := study.Add(r); err != nil {
+					b.Fatal(err)
+				}
+			}
+			n++
+		}
+		_ = study.Report()
+	}
+}

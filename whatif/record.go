@@ -38,7 +38,7 @@ type action struct {
 	args                                      map[string]any
 	problems                                  []mapping.Problem
 	approval, jti                             string
-	ambiguous, fault, badPassport             bool
+	ambiguous, fault, badPassport, mapped     bool
 
 	state    string // of the outcome, "" without one
 	status   int
@@ -106,6 +106,8 @@ func (a *action) read(record []byte, names interned) error {
 			a.jti = evidence.TextValue(val)
 		case "args":
 			a.rawArgs = val
+		case "mapping_rule":
+			a.mapped = true
 		case "flags":
 			flags = val
 		case "unusable":
@@ -137,7 +139,7 @@ func (a *action) read(record []byte, names interned) error {
 			}
 		})
 	}
-	if err != nil || a.kind != evidence.KindAction {
+	if err != nil || a.kind != evidence.KindAction && a.kind != evidence.KindConfig {
 		return err
 	}
 	if len(at) > 2 {

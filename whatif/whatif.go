@@ -68,6 +68,10 @@ type Simulation struct {
 	groups groups
 	gaps   policy.Gaps
 	end    time.Time // of the newest action looked at
+	// seen gets every action and configuration event; judged what was asked for,
+	// with its verdict: groups, unless a study puts itself there.
+	seen   func(a *action)
+	judged func(a *action, to Verdict, unknown string)
 }
 
 // New makes a simulation.
@@ -83,9 +87,11 @@ func New(o Options) (*Simulation, error) {
 	if o.Limit <= 0 {
 		o.Limit = DefaultLimit
 	}
-	return &Simulation{
+	s := &Simulation{
 		opt: o, rules: *o.Rules, limits: newCounts(), some: o.Rules.Policy.LongestWindow() > 0, names: interned{}, reads: make(map[string]roots), groups: newGroups(),
-	}, nil
+	}
+	s.judged = s.groups.add
+	return s, nil
 }
 
 // From is the time from which on records are needed: earlier than Since by the
@@ -108,6 +114,9 @@ func (s *Simulation) Add(record []byte) error {
 		s.limits.outcome(a.eventRef, a.state, a.status)
 		return nil
 	}
+	if s.seen != nil {
+		s.seen(&a)
+	}
 	if a.kind != evidence.KindAction || s.opt.Tenant != "" && a.tenant != s.opt.Tenant || !s.opt.Until.IsZero() && !a.at.Before(s.opt.Until) {
 		return nil
 	}
@@ -123,7 +132,7 @@ func (s *Simulation) Add(record []byte) error {
 		if a.at.After(s.end) {
 			s.end = a.at
 		}
-		s.groups.add(&a, to, unknown)
+		s.judged(&a, to, unknown)
 	}
 	return nil
 }

@@ -22,9 +22,15 @@ type readLog func(from uint64, max int) ([]evidence.Entry, error)
 // was spooled comes late, and clocks are set.
 const outOfOrder = time.Hour
 
-// replayLog shows a simulation the records that it asks for, size of them at most.
-func replayLog(ctx context.Context, read readLog, size uint64, sim *whatif.Simulation) error {
-	next, err := seek(read, size, sim.From())
+// listener is what a log is read for.
+type listener interface {
+	From() time.Time
+	Add(record []byte) error
+}
+
+// replayLog shows a listener the records that it asks for, size of them at most.
+func replayLog(ctx context.Context, read readLog, size uint64, asked listener) error {
+	next, err := seek(read, size, asked.From())
 	if err != nil {
 		return err
 	}
@@ -43,7 +49,7 @@ func replayLog(ctx context.Context, read readLog, size uint64, sim *whatif.Simul
 			if e.Index >= size {
 				return nil
 			}
-			if err := sim.Add(e.Record); err != nil {
+			if err := asked.Add(e.Record); err != nil {
 				return fmt.Errorf("record %d: %w", e.Index, err)
 			}
 		}

@@ -1,0 +1,135 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/actpass/sidecar/gate"
+	"github.com/actpass/sidecar/whatif"
+)
+
+// ReadinessQuery asks whether tools and agents could be enforced.
+type ReadinessQuery struct {
+	Tenant      string
+	Mode        string // enforce or strict
+	Since, Now  time.Time
+	Tool, Agent string
+	MinDays     int // 0: whatif's own
+	MaxHolds    int
+	Limit       int // of rows
+}
+
+// maxReadinessDays bounds how far back readiness looks.
+const maxReadinessDays = 366
+
+func (s *server) readiness(w http.ResponseWriter, r *http.Request, id gate.Identity) error {
+	q, err := s.readinessQuery(r, id.TenantID)
+	if err != nil {
+		return err
+	}
+	select {
+	case s.verify <- struct{}{}:
+		defer func() { <-s.verify }()
+	case <-r.Context().Done():
+		return r.Context().Err()
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), simulationTime)
+	defer cancel()
+	report, err := s.Events.Readiness(ctx, q)
+	if errors.Is(err, context.DeadlineExceeded) && r.Context().Err() == nil {
+		return invalid("since", "there is more on record than can be judged in a minute: ask for less at a time, or run `actpass readiness` beside the data directory")
+	}
+	if err != nil {
+		return about("event", evidenceDown, err)
+	}
+	return writeJSON(w, http.StatusOK, report)
+}
+
+func (s *server) readinessQuery(r *http.Request, tenant string) (ReadinessQuery, error) {
+	out := ReadinessQuery{Tenant: tenant, Now: s.Now()}
+	q, err := readQuery(r, "since", "mode", "tool", "agent_id", "min_days", "max_holds", "limit")
+	if err != nil {
+		return out, err
+	}
+	if out.Mode, err = q.oneOf("mode", gate.ModeEnforce, gate.ModeStrict); err != nil {
+		return out, err
+	}
+	out.Mode = cmp.Or(out.Mode, gate.ModeEnforce)
+	if out.Since, err = q.ago("since", out.Now, SimulationSpan); err != nil {
+		return out, err
+	}
+	if out.MinDays, err = q.number("min_days", maxReadinessDays); err != nil {
+		return out, err
+	}
+	if out.MaxHolds, err = q.number("max_holds", 1_000_000); err != nil {
+		return out, err
+	}
+	if out.Limit, err = q.limit(); err != nil {
+		return out, err
+	}
+	out.Tool, out.Agent = q["tool"], q["agent_id"]
+	return out, nil
+}
+
+// ago is a time before now: a duration (24h, 7d), or a moment in RFC 3339.
+func (q query) ago(name string, now time.Time, absent time.Duration) (time.Time, error) {
+	text, given := q[name]
+	if !given {
+		return now.Add(-absent), nil
+	}
+	span, err := time.ParseDuration(text)
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		var n int
+		n, err = strconv.Atoi(days)
+		span = time.Duration(min(n, maxReadinessDays+1)) * 24 * time.Hour
+	}
+	t := now.Add(-span)
+	if err != nil {
+		if t, err = time.Parse(time.RFC3339, text); err != nil {
+			return t, invalid(name, "must be a duration, as 24h or 7d, or a time in RFC 3339, as 2026-01-31T09:00:00Z")
+		}
+	}
+	if !t.Before(now) || now.Sub(t) > maxReadinessDays*24*time.Hour {
+		return t, invalid(name, fmt.Sprintf("must be in the past, and at most %d days ago", maxReadinessDays))
+	}
+	return t.UTC(), nil
+}
+
+// number is 1 to most, 0 when absent.
+func (q query) number(name string, most int) (int, error) {
+	text, given := q[name]
+	if !given {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > most {
+		return 0, invalid(name, fmt.Sprintf("must be an integer from 1 to %d", most))
+	}
+	return n, nil
+}
+
+// Readiness asks whether tools and agents could be enforced. Tenant and Now are
+// not asked: they are the key's and the sidecar's.
+func (c *Client) Readiness(ctx context.Context, ask ReadinessQuery) (r whatif.Readiness, err error) {
+	q := url.Values{}
+	set(q, "mode", ask.Mode)
+	set(q, "tool", ask.Tool)
+	set(q, "agent_id", ask.Agent)
+	if !ask.Since.IsZero() {
+		q.Set("since", ask.Since.UTC().Format(time.RFC3339))
+	}
+	for name, n := range map[string]int{"min_days": ask.MinDays, "max_holds": ask.MaxHolds, "limit": ask.Limit} {
+		if n > 0 {
+			q.Set(name, strconv.Itoa(n))
+		}
+	}
+	err = c.call(ctx, http.MethodGet, "/api/v1/readiness", q, nil, &r)
+	return r, err
+}
