@@ -101,8 +101,8 @@ func checkMode(mode string) error {
 // outcomeBody is the body of POST /api/v1/actions/{id}/outcome.
 type outcomeBody struct {
 	State  string `json:"state"`
-	Status int    `json:"status"`
-	Error  string `json:"error"`
+	Status int    `json:"status,omitempty"`
+	Error  string `json:"error,omitempty"`
 }
 
 // reported answers an outcome.

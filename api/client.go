@@ -263,6 +263,14 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values, in
 
 // do sends in; the answer's body is the caller's to close.
 func (c *Client) do(ctx context.Context, method, path string, q url.Values, in any) (*http.Response, error) {
+	req, err := c.request(ctx, method, path, q, in)
+	if err != nil {
+		return nil, err
+	}
+	return c.roundTrip(req)
+}
+
+func (c *Client) request(ctx context.Context, method, path string, q url.Values, in any) (*http.Request, error) {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -285,10 +293,14 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, in a
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	return req, nil
+}
+
+func (c *Client) roundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
 		var op *net.OpError
-		if errors.As(err, &op) && op.Op == "dial" && ctx.Err() == nil {
+		if errors.As(err, &op) && op.Op == "dial" && req.Context().Err() == nil {
 			return nil, fmt.Errorf("%w at %s: %w", ErrUnreachable, c.base, op.Err)
 		}
 		return nil, fmt.Errorf("call the API at %s: %w", c.base, err)
