@@ -78,6 +78,8 @@ type EventSource interface {
 	// Events lists; next is "" at the end. A cursor that the source did not make
 	// is a *gate.FieldError.
 	Events(ctx context.Context, q EventQuery) (items []json.RawMessage, next string, err error)
+	// Counts gives the tenant's actions since a time, by minute or by hour.
+	Counts(ctx context.Context, tenant string, since time.Time, minutes bool) ([]Count, error)
 	// CatchUp returns when everything that was recorded before the call can be
 	// found, or with ctx.
 	CatchUp(ctx context.Context) error

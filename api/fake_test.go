@@ -261,6 +261,16 @@ func (e *fakeEvents) Events(_ context.Context, q EventQuery) ([]json.RawMessage,
 	return []json.RawMessage{json.RawMessage(e.events["ev_pending"])}, "end", nil
 }
 
+func (e *fakeEvents) Counts(_ context.Context, tenant string, since time.Time, minutes bool) ([]Count, error) {
+	if tenant != "acme" || e.err != nil {
+		return nil, e.err
+	}
+	return []Count{{
+		Start: evidence.Time{Time: since.Truncate(time.Hour)}, Tool: "stripe.refund.create", AgentID: "support_agent", Mode: "monitor",
+		Decision: "deny", Enforcement: "none", Would: CountWould{Enforce: "block", Strict: "block"}, Mapping: "rule", Count: 3,
+	}}, nil
+}
+
 func (e *fakeEvents) CatchUp(context.Context) error { return e.behind }
 func (e *fakeEvents) Export(ctx context.Context, w io.Writer, q ExportQuery) error {
 	if e.export == nil {

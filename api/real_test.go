@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
 	"github.com/actpass/sidecar/ledger"
 	"github.com/actpass/sidecar/mapping"
@@ -60,6 +61,15 @@ func (x index) Events(ctx context.Context, q EventQuery) ([]json.RawMessage, str
 		items = append(items, b)
 	}
 	return items, next, err
+}
+
+func (x index) Counts(ctx context.Context, tenant string, since time.Time, minutes bool) ([]Count, error) {
+	list, err := x.Index.Counts(ctx, tenant, since, minutes)
+	var out []Count
+	for _, c := range list {
+		out = append(out, Count{Start: evidence.Time{Time: c.Start}, Tool: c.Tool, AgentID: c.Agent, Mode: c.Mode, Decision: c.Decision, Enforcement: c.Enforcement, Would: CountWould{Enforce: c.WouldEnforce, Strict: c.WouldStrict}, Mapping: c.Mapping, Count: c.N})
+	}
+	return out, err
 }
 
 func (x index) CatchUp(ctx context.Context) error {

@@ -40,7 +40,7 @@ type Index struct {
 
 // indexSchema is the version of the tables below. Another one in the file means
 // a rebuild, not a migration.
-const indexSchema = 2
+const indexSchema = 3
 
 // A block stands for blockSize records of the log. blocks holds what a query needs
 // to pass it by, in short rows; columns holds what decides about each event in it.
@@ -144,7 +144,7 @@ func (ix *Index) load(ctx context.Context, db *sql.DB) (position uint64, err err
 			return 0, err
 		}
 		defer tx.Rollback() // after Commit it does nothing
-		if _, err := tx.ExecContext(ctx, fmt.Sprintf("%s PRAGMA user_version = %d;", indexTables, indexSchema)); err != nil {
+		if _, err := tx.ExecContext(ctx, fmt.Sprintf("%s%s PRAGMA user_version = %d;", indexTables, rollupTables, indexSchema)); err != nil {
 			return 0, err
 		}
 		if err := tx.Commit(); err != nil {

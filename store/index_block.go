@@ -24,7 +24,17 @@ const (
 	colAgent
 	colDecision
 	colReason
-	colState // of the last outcome
+	colState  // of the last outcome
+	numMasked // the columns so far are in a block's summary
+)
+
+// What events are counted by besides, see rollup.
+const (
+	colMode = iota + numMasked
+	colEnforcement
+	colWouldEnforce // "" where the mode is as strict already
+	colWouldStrict
+	colMapping // one of the Mapping constants
 	numColumns
 )
 
@@ -106,7 +116,7 @@ func (b *block) index(row *blockRow) uint64 { return b.number*blockSize + uint64
 type summary struct {
 	minTime, maxTime int64
 	minKey, maxKey   eventKey
-	masks            [numColumns]uint64 // one bit for each value's hash
+	masks            [numMasked]uint64 // one bit for each value's hash
 }
 
 func (b *block) summary() summary {
@@ -129,8 +139,8 @@ func (b *block) summary() summary {
 		bits[i] = maskBit(w)
 	}
 	for i := range b.rows {
-		for c, w := range b.rows[i].cols {
-			s.masks[c] |= bits[w]
+		for c := range s.masks {
+			s.masks[c] |= bits[b.rows[i].cols[c]]
 		}
 	}
 	return s
@@ -244,6 +254,7 @@ type reading struct {
 func (r *reading) read(record []byte) bool {
 	*r = reading{}
 	good := true
+	var rule, caller bool
 	err := evidence.Members(record, func(key, val []byte) {
 		var to *[]byte
 		switch string(key) {
@@ -263,6 +274,30 @@ func (r *reading) read(record []byte) bool {
 			to = &r.cols[colDecision]
 		case `"reason_code"`:
 			to = &r.cols[colReason]
+		case `"mode"`:
+			to = &r.cols[colMode]
+		case `"enforcement"`:
+			to = &r.cols[colEnforcement]
+		case `"door"`:
+			caller = string(val) == `"api"`
+			return
+		case `"mapping_rule"`:
+			rule = true
+			return
+		case `"would"`:
+			if len(val) == 0 || val[0] != '{' {
+				return
+			}
+			err := evidence.Members(val, func(key, val []byte) {
+				switch string(key) {
+				case `"enforce"`:
+					good = unquote(val, &r.cols[colWouldEnforce]) && good
+				case `"strict"`:
+					good = unquote(val, &r.cols[colWouldStrict]) && good
+				}
+			})
+			good = good && err == nil
+			return
 		case `"time"`:
 			t, err := time.Parse(time.RFC3339Nano, strings.Trim(string(val), `"`))
 			r.time = t.UnixMicro()
@@ -284,6 +319,14 @@ func (r *reading) read(record []byte) bool {
 		}
 		good = unquote(val, to) && good
 	})
+	switch {
+	case rule:
+		r.cols[colMapping] = []byte(MappingRule)
+	case caller:
+		r.cols[colMapping] = []byte(MappingCaller)
+	default:
+		r.cols[colMapping] = []byte(MappingNone)
+	}
 	return err == nil && good && len(r.cols[colKind]) > 0
 }
 

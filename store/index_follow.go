@@ -99,6 +99,7 @@ type follower struct {
 
 	forgotten uint64 // what first was when forget ran
 
+	rolls  *rollup
 	blocks map[uint64]*block // the newest, and those that outcomes in this batch fell into
 	places map[eventKey]place
 }
@@ -172,7 +173,8 @@ func (f *follower) begin(ctx context.Context) error {
 	}
 	f.conn, f.stmts = conn, map[string]*sql.Stmt{}
 	f.blocks, f.places = nil, nil
-	return nil
+	f.rolls, err = loadRollup(ctx, conn, f.exec)
+	return err
 }
 
 func (f *follower) end() {
@@ -248,6 +250,9 @@ func (f *follower) forget(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := f.rolls.forget(ctx); err != nil {
+		return err
+	}
 	for number, b := range f.blocks {
 		if (number+1)*blockSize <= first {
 			for i := range b.rows {
@@ -268,7 +273,7 @@ func (f *follower) apply(ctx context.Context, entries []evidence.Entry) (err err
 	}
 	defer func() {
 		if err != nil {
-			f.blocks, f.places = nil, nil // they are ahead of the file
+			f.blocks, f.places, f.rolls = nil, nil, nil // they are ahead of the file; begin reads them again
 			_ = f.exec(context.WithoutCancel(ctx), "ROLLBACK")
 		}
 	}()
@@ -279,6 +284,9 @@ func (f *follower) apply(ctx context.Context, entries []evidence.Entry) (err err
 		}
 	}
 	if err := f.keep(ctx, keepBlocks); err != nil {
+		return err
+	}
+	if err := f.rolls.flush(ctx); err != nil {
 		return err
 	}
 	last := entries[len(entries)-1]
@@ -315,6 +323,7 @@ func (f *follower) take(ctx context.Context, e *evidence.Entry, r *reading) erro
 	}
 	if !r.outcome() {
 		row := b.add(e.Index, r)
+		f.rolls.add(b, row)
 		f.places[row.key] = place{b, len(b.rows) - 1}
 		return nil
 	}
@@ -406,7 +415,7 @@ func (f *follower) keep(ctx context.Context, n int) error {
 			for _, m := range s.masks {
 				args = append(args, int64(m))
 			}
-			if err := f.exec(ctx, `INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?, ?`+strings.Repeat(", ?", numColumns)+`)`, args...); err != nil {
+			if err := f.exec(ctx, `INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?, ?`+strings.Repeat(", ?", numMasked)+`)`, args...); err != nil {
 				return err
 			}
 			if err := f.exec(ctx, `INSERT OR REPLACE INTO columns VALUES (?, ?)`, int64(number), b.encode()); err != nil {

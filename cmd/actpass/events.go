@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/actpass/sidecar/api"
 	"github.com/actpass/sidecar/config"
+	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
 	"github.com/actpass/sidecar/ledger"
 	"github.com/actpass/sidecar/store"
@@ -50,6 +52,21 @@ func (e *events) Events(ctx context.Context, q api.EventQuery) (items []json.Raw
 		}
 	}
 	return items, next, nil
+}
+
+func (e *events) Counts(ctx context.Context, tenant string, since time.Time, minutes bool) ([]api.Count, error) {
+	list, err := e.index.Counts(ctx, tenant, since, minutes)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.Count, len(list))
+	for i, c := range list {
+		out[i] = api.Count{
+			Start: evidence.Time{Time: c.Start}, Tool: c.Tool, AgentID: c.Agent, Mode: c.Mode, Decision: c.Decision, Enforcement: c.Enforcement,
+			Would: api.CountWould{Enforce: c.WouldEnforce, Strict: c.WouldStrict}, Mapping: c.Mapping, Count: c.N,
+		}
+	}
+	return out, nil
 }
 
 // CatchUp waits until everything recorded so far, outcomes that are still queued
