@@ -13,8 +13,10 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/actpass/sidecar/api"
+	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
 	"github.com/actpass/sidecar/ledger"
 	"github.com/actpass/sidecar/mapping"
@@ -60,6 +62,17 @@ func (e events) Events(ctx context.Context, q api.EventQuery) (items []json.RawM
 		items = append(items, b)
 	}
 	return items, next, err
+}
+
+func (e events) Counts(ctx context.Context, tenant string, since time.Time, minutes bool) (out []api.Count, err error) {
+	list, err := e.Index.Counts(ctx, tenant, since, minutes)
+	for _, c := range list {
+		out = append(out, api.Count{
+			Start: evidence.Time{Time: c.Start}, Tool: c.Tool, AgentID: c.Agent, Mode: c.Mode, Decision: c.Decision, Enforcement: c.Enforcement,
+			Would: api.CountWould{Enforce: c.WouldEnforce, Strict: c.WouldStrict}, Mapping: c.Mapping, Count: c.N,
+		})
+	}
+	return out, err
 }
 
 func (e events) CatchUp(ctx context.Context) error {

@@ -122,18 +122,25 @@ type row struct {
 
 var (
 	forHumans = []string{gate.RoleApprover, gate.RoleAdmin}
+	forAdmins = []string{gate.RoleAdmin}
 	forAll    = []string{gate.RoleGateway, gate.RoleApprover, gate.RoleAdmin}
 )
 
 func (d *Dashboard) table() []row {
 	return []row{
 		{"GET", "/ui/{$}", forAll, d.home},
+		{"GET", "/ui/overview", forHumans, d.overview},
 		{"GET", "/ui/events", forHumans, d.eventList},
 		{"GET", "/ui/events/{id}", forHumans, d.eventDetail},
 		{"POST", "/ui/events/{id}/verify", forHumans, d.eventVerify},
 		{"GET", "/ui/approvals", forAll, d.approvalList},
 		{"GET", "/ui/approvals/{id}", forAll, d.approvalDetail},
 		{"POST", "/ui/approvals/{id}/decide", forHumans, d.approvalDecide},
+		{"GET", "/ui/policies", forHumans, d.policies},
+		{"GET", "/ui/keys", forAdmins, d.keyList},
+		{"POST", "/ui/keys", forAdmins, d.keyCreate},
+		{"POST", "/ui/keys/{id}/revoke", forAdmins, d.keyRevoke},
+		{"POST", "/ui/passports/revoke", forAdmins, d.passportRevoke},
 		{"GET", "/ui/stream", forAll, d.stream},
 		{"POST", "/ui/signout", forAll, d.signOut},
 	}
@@ -258,7 +265,7 @@ func sentence(e *api.Error) string {
 
 // home is the first page that a role can see.
 func (d *Dashboard) home(w http.ResponseWriter, r *http.Request, v *visit) error {
-	to := "/ui/events"
+	to := "/ui/overview"
 	if v.who.Role == gate.RoleGateway {
 		to = "/ui/approvals"
 	}

@@ -443,7 +443,7 @@ func TestNothingThatAnAgentSendsActs(t *testing.T) {
 		}, evil)
 		a.Args["metadata"] = map[string]any{evil: evil}
 		event, approval := r.ask(agent, a)
-		for _, path := range []string{"/ui/events", "/ui/events/" + event, "/ui/approvals", "/ui/approvals/" + approval, "/ui/events?tool=" + url.QueryEscape(evil) + "&agent_id=" + url.QueryEscape(evil), "/ui/events?cursor=" + url.QueryEscape(evil), "/ui/events?since=" + url.QueryEscape(evil)} {
+		for _, path := range []string{"/ui/overview", "/ui/policies", "/ui/events", "/ui/events/" + event, "/ui/approvals", "/ui/approvals/" + approval, "/ui/events?tool=" + url.QueryEscape(evil) + "&agent_id=" + url.QueryEscape(evil), "/ui/events?cursor=" + url.QueryEscape(evil), "/ui/events?since=" + url.QueryEscape(evil)} {
 			got := b.get(path)
 			if got.status != http.StatusOK {
 				t.Errorf("%s answers %d", path, got.status)
