@@ -8,7 +8,6 @@ import (
 
 	"github.com/actpass/sidecar/api"
 	"github.com/actpass/sidecar/gate"
-	"github.com/actpass/sidecar/policy"
 )
 
 // ruleEvents is how many of the newest actions rules are counted over.
@@ -28,8 +27,12 @@ type policyPage struct {
 }
 
 type policyView struct {
-	policy.Info
-	List []ruleView
+	Name    string
+	Version int
+	File    string
+	Line    int
+	Tools   []string
+	List    []ruleView
 }
 
 type ruleView struct {
@@ -61,7 +64,7 @@ func (d *Dashboard) policies(w http.ResponseWriter, r *http.Request, v *visit) e
 	}
 	infos := rules.Policy.Rules()
 	for _, p := range rules.Policy.Policies() {
-		view := policyView{Info: p}
+		view := policyView{Name: p.Name, Version: p.Version, File: p.Pos.File, Line: p.Pos.Line, Tools: p.Tools}
 		for _, ri := range infos {
 			if ri.Policy == p.Name && ri.Pos.File == p.Pos.File {
 				view.List = append(view.List, ruleView{ri.Name, ri.Pos.Line, hits[place{ri.Pos.File, ri.Pos.Line}]})

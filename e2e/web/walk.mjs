@@ -27,7 +27,7 @@ async function visit(key, options) {
 
 for (const [width, colorScheme] of [[1440, 'light'], [1440, 'dark'], [390, 'light'], [390, 'dark']]) {
   const page = await visit(ADMIN, { viewport: { width, height: 844 }, colorScheme, bypassCSP: true })
-  for (const [path, row] of [['events'], ['events', true], ['approvals'], ['approvals', true]]) {
+  for (const [path, row] of [['overview'], ['policies'], ['keys'], ['events'], ['events', true], ['approvals'], ['approvals', true]]) {
     await page.goto(BASE + '/ui/' + path)
     if (row) await Promise.all([page.waitForURL('**/ui/' + path + '/*'), page.click('a.row')])
     await page.evaluate(axe)
