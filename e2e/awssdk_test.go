@@ -26,24 +26,34 @@ const (
 	s3Key = "reports//2024/a b+c=ü&(1).txt"
 )
 
+var s3Credentials = aws.Credentials{AccessKeyID: "AKIDEXAMPLE", SecretAccessKey: s3Secret}
+
 // As for stripe-go: the test binary is also the program that uses the SDK.
 func init() {
 	if os.Getenv("E2E_AWS_SDK") == "" {
 		return
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(awsSDK()); err != nil {
+	came := awsSDK
+	if os.Getenv("E2E_AWS_SDK") == "uploads" {
+		came = awsUploads
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(came()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	os.Exit(0)
 }
 
+func s3Client() *s3.Client {
+	return s3.New(s3.Options{Region: s3Region, Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+		return s3Credentials, nil
+	})})
+}
+
 // awsSDK makes some calls with aws-sdk-go-v2 as it comes.
 func awsSDK() map[string]attempt {
 	ctx, bucket, key := context.Background(), aws.String("acme"), aws.String(s3Key)
-	c := s3.New(s3.Options{Region: s3Region, Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-		return aws.Credentials{AccessKeyID: "AKIDEXAMPLE", SecretAccessKey: s3Secret}, nil
-	})})
+	c := s3Client()
 	came := map[string]attempt{}
 	note := func(name string, value any, err error) {
 		a := attempt{OK: err == nil, Value: value}
@@ -80,12 +90,10 @@ func awsSDK() map[string]attempt {
 	return came
 }
 
-// TestAWSSDK: signed requests arrive with a valid signature, whatever the key is
-// called, and what policy denies does not arrive.
-func TestAWSSDK(t *testing.T) {
-	t.Parallel()
-	self, err := os.Executable()
-	must(t, err)
+// newS3 is a local S3 that checks every signature, and a sidecar, not started, by
+// whose policy objects below reports/ may be written and read.
+func newS3(t *testing.T) (*upstream, *sidecar) {
+	t.Helper()
 	host := "acme.s3." + s3Region + ".amazonaws.com"
 	backend := s3mem.New()
 	must(t, backend.CreateBucket("acme"))
@@ -120,6 +128,16 @@ upstream:
   connect_to:
     - { host: %s, port: 443, address: %q }
 `, u.caFile, host, u.tls), 0o644))
+	return u, sc
+}
+
+// TestAWSSDK: signed requests arrive with a valid signature, whatever the key is
+// called, and what policy denies does not arrive.
+func TestAWSSDK(t *testing.T) {
+	t.Parallel()
+	u, sc := newS3(t)
+	self, err := os.Executable()
+	must(t, err)
 	call := sc.around(t, []string{"E2E_AWS_SDK=1"}, self)
 	if code := call.wait(t); code != 0 {
 		t.Fatalf("exit code %d\n%s\n%s", code, &call.stdout, &call.stderr)

@@ -339,6 +339,34 @@ rules:
 	recorded(t, events, "shop.graphql", "deny", "shop.no_mutations", "shop:graphql", map[string]any{"operation": "B", "fields": []string{"refundOrder"}})
 }
 
+// TestGraphQLRequest is a client made for GraphQL against GitHub's shape of it.
+func TestGraphQLRequest(t *testing.T) {
+	t.Parallel()
+	came, saw, events := realClient{
+		name: "graphqlRequest", hosts: []string{"api.github.com"}, packs: "github",
+		policy: `
+  - name: repos
+    version: 1
+    tools: ["github.*"]
+    rules:
+      - { name: reads, when: tool == "github.graphql.query", decision: allow, reason_code: github.read }
+      - { name: no_deletion, decision: deny, reason_code: github.no_deletion }
+`,
+		serve: func(testing.TB) http.HandlerFunc {
+			return func(w http.ResponseWriter, r *http.Request) { answerJSON(w, 200, `{"data":{"repo":{"id":"R_1"}}}`) }
+		},
+	}.run(t)
+	allowed(t, came, "query", "R_1")
+	allowed(t, came, "query again", "R_1")
+	denied(t, came, "mutation", 403, "github.issue.delete", "no_deletion")
+	denied(t, came, "batch", 403, "github.issue.delete", "no_deletion")
+	if len(saw) != 2 || !strings.Contains(string(saw[0].Body), "query Repo") || saw[0].Header.Get("Authorization") != "Bearer ghp_test" {
+		t.Errorf("the upstream saw %+v", saw)
+	}
+	recorded(t, events, "github.graphql.query", "allow", "github.read", "github:graphql", map[string]any{"type": "query", "field": "repository"})
+	recorded(t, events, "github.issue.delete", "deny", "github.no_deletion", "github:node:I_1", map[string]any{"type": "mutation", "field": "deleteIssue"})
+}
+
 // TestS3 has Amazon's SDK sign its calls, and the front check the signatures over
 // what arrived: nothing that is signed was rewritten on the way.
 func TestS3(t *testing.T) {

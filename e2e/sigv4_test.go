@@ -14,11 +14,23 @@ import (
 	"testing"
 )
 
-// sigV4 checks the signature of a request as S3 does (AWS Signature Version 4,
-// header form), over the bytes of the target as they came.
+// sigV4 checks the signature of a request as S3 does (AWS Signature Version 4), in
+// its header or, presigned, in its query, over the bytes of the target as they
+// came; and those of the chunks of a body that is signed as it is streamed.
 func sigV4(r *http.Request, secret string) error {
 	fields := map[string]string{}
 	algorithm, rest, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	date, payload := r.Header.Get("X-Amz-Date"), r.Header.Get("X-Amz-Content-Sha256")
+	path, query, _ := strings.Cut(r.RequestURI, "?")
+	params := strings.Split(query, "&")
+	if q := r.URL.Query(); q.Has("X-Amz-Signature") {
+		algorithm, rest = q.Get("X-Amz-Algorithm"), ""
+		date, payload = q.Get("X-Amz-Date"), "UNSIGNED-PAYLOAD"
+		for _, name := range []string{"Credential", "SignedHeaders", "Signature"} {
+			fields[name] = q.Get("X-Amz-" + name)
+		}
+		params = slices.DeleteFunc(params, func(p string) bool { return strings.HasPrefix(p, "X-Amz-Signature=") })
+	}
 	if algorithm != "AWS4-HMAC-SHA256" {
 		return fmt.Errorf("the request is not signed: %q", algorithm)
 	}
@@ -26,8 +38,6 @@ func sigV4(r *http.Request, secret string) error {
 		k, v, _ := strings.Cut(strings.TrimSpace(part), "=")
 		fields[k] = v
 	}
-	path, query, _ := strings.Cut(r.RequestURI, "?")
-	params := strings.Split(query, "&")
 	slices.Sort(params)
 	for i, p := range params {
 		if p != "" && !strings.Contains(p, "=") {
@@ -45,7 +55,6 @@ func sigV4(r *http.Request, secret string) error {
 		}
 		fmt.Fprintf(&head, "%s:%s\n", name, strings.Join(strings.Fields(value), " "))
 	}
-	payload := r.Header.Get("X-Amz-Content-Sha256")
 	if len(payload) == 2*sha256.Size {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -62,15 +71,68 @@ func sigV4(r *http.Request, secret string) error {
 		return fmt.Errorf("the credential scope %q", fields["Credential"])
 	}
 	sum := sha256.Sum256([]byte(canonical))
-	text := strings.Join([]string{algorithm, r.Header.Get("X-Amz-Date"), strings.Join(scope[1:], "/"), hex.EncodeToString(sum[:])}, "\n")
+	text := strings.Join([]string{algorithm, date, strings.Join(scope[1:], "/"), hex.EncodeToString(sum[:])}, "\n")
+	if want := signedV4(secret, scope[1:], text); want != fields["Signature"] {
+		return fmt.Errorf("the signature does not fit this canonical request:\n%s", canonical)
+	}
+	if payload != streamedPayload {
+		return nil
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return err
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return sigV4Chunks(body, secret, date, scope[1:], fields["Signature"], r.Header.Get("X-Amz-Decoded-Content-Length"))
+}
+
+// signedV4 signs a text with the key of a scope.
+func signedV4(secret string, scope []string, text string) string {
 	key := []byte("AWS4" + secret)
-	for _, part := range append(scope[1:], text) {
+	for _, part := range append(slices.Clone(scope), text) {
 		mac := hmac.New(sha256.New, key)
 		mac.Write([]byte(part))
 		key = mac.Sum(nil)
 	}
-	if want := hex.EncodeToString(key); want != fields["Signature"] {
-		return fmt.Errorf("the signature does not fit this canonical request:\n%s", canonical)
+	return hex.EncodeToString(key)
+}
+
+// streamedPayload is what stands for the hash of a body whose chunks are signed,
+// each over the signature before it (Amazon S3 API Reference, "Signature
+// calculations for the Authorization header: transferring a payload in multiple
+// chunks").
+const streamedPayload = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
+
+func chunkSignature(secret, date string, scope []string, before string, chunk []byte) string {
+	nothing, sum := sha256.Sum256(nil), sha256.Sum256(chunk)
+	return signedV4(secret, scope, strings.Join([]string{
+		"AWS4-HMAC-SHA256-PAYLOAD", date, strings.Join(scope, "/"), before, hex.EncodeToString(nothing[:]), hex.EncodeToString(sum[:]),
+	}, "\n"))
+}
+
+func sigV4Chunks(body []byte, secret, date string, scope []string, before, decoded string) error {
+	total := 0
+	for n := 1; ; n++ {
+		line, rest, ok := bytes.Cut(body, []byte("\r\n"))
+		size, signature, signed := strings.Cut(string(line), ";chunk-signature=")
+		length, err := strconv.ParseUint(size, 16, 31)
+		if !ok || !signed || err != nil || uint64(len(rest)) < length+2 {
+			return fmt.Errorf("chunk %d begins with %q", n, line)
+		}
+		chunk := rest[:length]
+		if want := chunkSignature(secret, date, scope, before, chunk); want != signature {
+			return fmt.Errorf("the signature of chunk %d does not fit", n)
+		}
+		if !bytes.HasPrefix(rest[length:], []byte("\r\n")) {
+			return fmt.Errorf("chunk %d does not end", n)
+		}
+		total, before, body = total+len(chunk), signature, rest[length+2:]
+		if length == 0 {
+			break
+		}
+	}
+	if len(body) != 0 || strconv.Itoa(total) != decoded {
+		return fmt.Errorf("the chunks hold %d bytes and %d after them, want %s", total, len(body), decoded)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-// Usage: node realclients.mjs octokit|openai|mcp|s3|graphql
+// Usage: node realclients.mjs octokit|openai|mcp|s3|graphql|graphqlRequest
 // Makes calls with an SDK as it comes and prints, by the call's name, what came of each: {ok, value} or {ok, status, name, message}.
 const out = {};
 
@@ -6,7 +6,7 @@ async function attempt(name, f) {
   try {
     out[name] = { ok: true, value: await f() };
   } catch (e) {
-    const status = e.status ?? e.code ?? e.$metadata?.httpStatusCode;
+    const status = e.status ?? e.response?.status ?? e.code ?? e.$metadata?.httpStatusCode;
     out[name] = { ok: false, status: Number(status) || 0, name: e.name || e.constructor.name, message: String(e.message), attempts: e.$metadata?.attempts };
   }
 }
@@ -57,6 +57,17 @@ const clients = {
     await attempt('get', async () => (await s3.send(new GetObjectCommand(object))).Body.transformToString());
     await attempt('delete', async () => (await s3.send(new DeleteObjectCommand(object))).$metadata.httpStatusCode);
     await attempt('get again', async () => (await s3.send(new GetObjectCommand(object))).Body.transformToString());
+  },
+  async graphqlRequest() {
+    const { GraphQLClient, gql } = await import('graphql-request');
+    const client = new GraphQLClient('https://api.github.com/graphql', { headers: { authorization: 'Bearer ghp_test' } });
+    await attempt('query', async () => (await client.request(gql`query Repo($name: String!) { repo: repository(owner: "acme", name: $name) { id } }`, { name: 'shop' })).repo.id);
+    await attempt('mutation', () => client.request(gql`mutation Remove($id: ID!) { innocent: deleteIssue(input: { issueId: $id }) { clientMutationId } }`, { id: 'I_1' }));
+    await attempt('batch', () => client.batchRequests([
+      { document: gql`{ viewer { id } }` },
+      { document: gql`mutation { deleteIssue(input: { issueId: "I_2" }) { clientMutationId } }` },
+    ]));
+    await attempt('query again', async () => (await client.request(gql`{ repo: repository(owner: "acme", name: "shop") { id } }`)).repo.id);
   },
   async graphql() {
     const ask = async (body) => {
