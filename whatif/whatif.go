@@ -67,8 +67,7 @@ type Simulation struct {
 	reads  map[string]roots
 	groups groups
 	gaps   policy.Gaps
-	last   policy.Decision // that judge came to, zero where it asked no policy
-	end    time.Time       // of the newest action looked at
+	end    time.Time // of the newest action looked at
 	// seen gets every action and configuration event; judged what was asked for,
 	// with its verdict: groups, unless a study puts itself there.
 	seen   func(a *action)
@@ -141,7 +140,6 @@ func (s *Simulation) Add(record []byte) error {
 // judge says what the candidate makes of an action, or what it would have to
 // know of it.
 func (s *Simulation) judge(a *action) (to Verdict, unknown string, err error) {
-	s.last = policy.Decision{}
 	if a.neverWasACall() {
 		return a.from, "", nil
 	}
@@ -173,7 +171,7 @@ func (s *Simulation) judge(a *action) (to Verdict, unknown string, err error) {
 	d := sup.Under(mode)
 	to = Verdict{Decision: d.Decision, ReasonCode: d.ReasonCode, Enforcement: d.Enforcement}
 	if d.ReasonCode == sup.Policy.ReasonCode {
-		to.Rule, s.last = sup.Policy.Rule, sup.Policy
+		to.Rule = sup.Policy.Rule
 	}
 	if to.ReasonCode == gate.ReasonPassportInvalid && a.ownPassportReason() {
 		to.ReasonCode = a.reason

@@ -17,6 +17,7 @@ import (
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
 	"github.com/actpass/sidecar/ledger"
+	"github.com/actpass/sidecar/store"
 )
 
 // spool takes the evidence of a command that works on the data directory while
@@ -101,7 +102,7 @@ func openLocal(ctx context.Context, cfg *config.Config) (*gate.Gate, func(), err
 	if err != nil {
 		return nil, nil, err
 	}
-	db, err := openStore(ctx, cfg, nil)
+	db, err := store.OpenSQLite(filepath.Join(dir, "actpass.db"), store.Options{})
 	if err != nil {
 		return nil, nil, err
 	}
