@@ -288,10 +288,13 @@ func (g *Gate) decidedHold(ctx context.Context, c *call, a Approval) (*Permit, *
 
 // useApproval uses an approval for this one call.
 //
-// The order matters. The policy now in force judges again; then the approval
-// is consumed, durably; then the release is on record, durably; only then does
-// the permit exist. A crash after consuming and before sending loses the call,
-// never doubles it: the event stays without an outcome and becomes ambiguous.
+// The order matters. The policy now in force judges again; then the release is
+// on record, durably; then the approval is consumed, durably; only then does the
+// permit exist. If we crash after the release, the event stays without an outcome
+// and becomes ambiguous: the record claims more than happened, never less. Was the
+// approval not consumed yet, it can be used still; was it, the call may be lost, on
+// record, and is never doubled. The other way round a crash between the two would
+// use the approval up for a call that the record has as held.
 func (g *Gate) useApproval(ctx context.Context, c *call, a Approval) (*Permit, *Refusal) {
 	rules := g.rules.Load()
 	again := rules.decide(c.reading.Calls, c.Identity, c.UserID, c.Goal, c.claims.Map(), g.now())
@@ -310,6 +313,9 @@ func (g *Gate) useApproval(ctx context.Context, c *call, a Approval) (*Permit, *
 	if ref := g.reserveApproved(ctx, c, a, again.policy); ref != nil {
 		return nil, ref
 	}
+	if err := g.recordOutcome(ctx, c.id, evidence.Outcome{State: evidence.StatePending}); err != nil {
+		return nil, g.refuseApproval(ctx, c, a, 503, ReasonEvidence, "the release could not be put on record, so nothing was sent", true)
+	}
 	used, err := g.store.Consume(ctx, a.TenantID, a.ID, c.id, g.now())
 	switch {
 	case errors.Is(err, ErrIllegalState):
@@ -325,11 +331,6 @@ func (g *Gate) useApproval(ctx context.Context, c *call, a Approval) (*Permit, *
 	g.flying.start(a.ID)
 	g.recordTransitions(ctx)
 	g.waits.wake(a.ID)
-	if err := g.recordOutcome(ctx, c.id, evidence.Outcome{State: evidence.StatePending}); err != nil {
-		g.flying.land(a.ID)
-		g.unreserve(c)
-		return nil, g.refuseApproval(ctx, c, used, 503, ReasonEvidence, "the release could not be put on record, so nothing was sent", true)
-	}
 	c.out.Once = true
 	if err := g.claim(ctx, c); err != nil {
 		var e *passport.Error
