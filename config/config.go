@@ -155,10 +155,18 @@ type Limits struct {
 	APIRate          int `yaml:"api_rate"` // API calls a second of each key, twice as many at once; default 200, 0 no bound. Needs a restart
 }
 
-// Store keeps keys, approvals and limits.
+// Store keeps keys, approvals and limits. All of it needs a restart.
 type Store struct {
-	Driver string `yaml:"driver"` // sqlite (default)
-	DSN    string `yaml:"dsn"`
+	// Driver is sqlite (default): a file in data_dir, of one sidecar; or postgres: a
+	// database that several share.
+	Driver string `yaml:"driver"`
+	// DSN is the connection string of postgres, a URL or key=value pairs; DSNFile
+	// names a file that holds it instead. It is a secret and shown nowhere.
+	DSN     string `yaml:"dsn"`
+	DSNFile string `yaml:"dsn_file"`
+	// MaxConns bounds the connections to postgres, default 8; one more while calls
+	// are held.
+	MaxConns int `yaml:"max_conns"`
 }
 
 // Evidence is the log.
@@ -196,7 +204,7 @@ func Default() *Config {
 		Policy:    Policy{Default: "deny"},
 		Passport:  Passport{Issuer: "actpass", Audience: "actpass"},
 		Limits:    Limits{MaxInspectBytes: 1 << 20, Hold: Duration(50 * time.Second), MaxHolds: 10000, MaxHoldsPerAgent: 1000, APIRate: 200},
-		Store:     Store{Driver: "sqlite"},
+		Store:     Store{Driver: "sqlite", MaxConns: 8},
 		Evidence:  Evidence{Durability: "sync"},
 		Notify:    Notify{MaxAttempts: 12, Slack: Slack{APIURL: "https://slack.com/api"}},
 		Log:       Log{Level: "info", Format: "json"},

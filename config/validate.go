@@ -73,10 +73,8 @@ func (c *Config) validate(file string, faults *strictyaml.Faults) {
 	}
 	oneOf("mapping.unmapped", c.Mapping.Unmapped, "generic", "deny")
 	oneOf("policy.default", c.Policy.Default, "deny", "require_approval", "allow")
-	oneOf("store.driver", c.Store.Driver, "sqlite")
-	if c.Store.DSN != "" {
-		faults.Addf(at("store.dsn"), "`store.dsn` is not used by the sqlite driver, which lives in data_dir: remove it")
-	}
+	oneOf("store.driver", c.Store.Driver, "sqlite", "postgres")
+	c.validateStore(at, faults)
 	oneOf("evidence.durability", c.Evidence.Durability, "sync", "async")
 	c.validateNotify(at, faults)
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")

@@ -11,6 +11,12 @@ import (
 // process made.
 const pollEvery = time.Second
 
+// moveTeller is a Store that can say at once that there may be moves which
+// another process made, until ctx ends.
+type moveTeller interface {
+	Moves(ctx context.Context) <-chan struct{}
+}
+
 // waiters wakes the calls that wait for one approval.
 type waiters struct {
 	mu      sync.Mutex
@@ -87,6 +93,12 @@ func (w *waiters) idle() bool {
 // them away. What moved before its first answer is unknown to it, so everybody
 // looks once more then.
 func (g *Gate) poll() {
+	var moves <-chan struct{}
+	if s, ok := g.store.(moveTeller); ok {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		moves = s.Moves(ctx)
+	}
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for at := int64(-1); ; {
@@ -106,6 +118,7 @@ func (g *Gate) poll() {
 		}
 		select {
 		case <-tick.C:
+		case <-moves:
 		case <-g.draining:
 			return
 		}

@@ -34,4 +34,7 @@ func (s *Set) Source(file string, line int) (text string, from int) {
 	return "", 0
 }
 
+// Sources are the files that were compiled, in their order; not to be modified.
+func (s *Set) Sources() []Source { return s.sources }
+
 func indent(line string) int { return len(line) - len(strings.TrimLeft(line, " ")) }

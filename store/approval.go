@@ -17,7 +17,6 @@ const (
 	voteApprove  = "approve"
 	voteDeny     = "deny"
 	voteEscalate = "escalate"
-	voteCancel   = "cancel"
 )
 
 // past is the one meaning of "past its time": the moment itself still counts.
@@ -73,11 +72,7 @@ func vote(a *gate.Approval, v gate.Vote, to []string) (gate.Transition, error) {
 	if past(v.Time, a.ExpiresAt) {
 		return gate.Transition{}, illegal(*a, "its time is over")
 	}
-	if a.Escalated() && !a.Entitled(&v) {
-		// It may have been handed on since somebody looked whether v may vote.
-		return gate.Transition{}, fmt.Errorf("approval %s was escalated to %v, and key %s is in %v: %w", a.ID, a.Approvers, v.KeyID, v.Groups, gate.ErrNotAllowed)
-	}
-	v.Time, v.Groups = stored(v.Time), slices.Clone(v.Groups)
+	v.Time = stored(v.Time)
 	state := gate.ApprovalPending
 	switch v.Decision {
 	case voteDeny:
@@ -90,8 +85,8 @@ func vote(a *gate.Approval, v gate.Vote, to []string) (gate.Transition, error) {
 		a.Approvers = slices.Clone(to)
 	case voteApprove:
 		have := 1
-		for i, old := range a.Votes {
-			if !a.Counts(i) {
+		for _, old := range a.Votes {
+			if old.Decision != voteApprove {
 				continue
 			}
 			if old.KeyID == v.KeyID {
@@ -132,17 +127,15 @@ func consume(a *gate.Approval, eventID string, now time.Time) (gate.Transition, 
 }
 
 // cancel withdraws a pending approval.
-func cancel(a *gate.Approval, v gate.Vote) (gate.Transition, error) {
-	if v.KeyID == "" || v.Time.IsZero() {
+func cancel(a *gate.Approval, actor, reason string, now time.Time) (gate.Transition, error) {
+	if actor == "" || now.IsZero() {
 		return gate.Transition{}, misuse("cancelling %s without an actor or a time", a.ID)
 	}
 	if a.State != gate.ApprovalPending {
 		return gate.Transition{}, illegal(*a, "only a pending one can be cancelled")
 	}
-	v.Decision, v.Time, v.Groups = voteCancel, stored(v.Time), slices.Clone(v.Groups)
-	a.Votes = append(slices.Clone(a.Votes), v)
-	a.DecidedAt = v.Time
-	return move(a, gate.ApprovalCancelled, v.KeyID, v.Reason, v.Time), nil
+	a.DecidedAt = stored(now)
+	return move(a, gate.ApprovalCancelled, actor, reason, now), nil
 }
 
 // expire moves a when it is past its time.

@@ -34,11 +34,11 @@ func scanMode(row scanner) (o gate.ModeOverride, err error) {
 }
 
 // SetMode implements gate.Store.
-func (s *SQLite) SetMode(ctx context.Context, o gate.ModeOverride, maxLive int) error {
+func (s *tables) SetMode(ctx context.Context, o gate.ModeOverride, maxLive int) error {
 	if err := checkMode(o); err != nil {
 		return err
 	}
-	err := s.w.do(ctx, func(b *batch) error {
+	err := s.transact(ctx, []lock{exclusive("modes", o.TenantID)}, func(b *batch) error {
 		var taken, live int
 		if err := b.row(`SELECT count(*) FROM mode_overrides WHERE id = ?`, []any{o.ID}, &taken); err != nil {
 			return err
@@ -62,16 +62,13 @@ func (s *SQLite) SetMode(ctx context.Context, o gate.ModeOverride, maxLive int) 
 }
 
 // ClearMode implements gate.Store.
-func (s *SQLite) ClearMode(ctx context.Context, tenant, id, keyID string, at time.Time) (o gate.ModeOverride, err error) {
+func (s *tables) ClearMode(ctx context.Context, tenant, id, keyID string, at time.Time) (o gate.ModeOverride, err error) {
 	if at.IsZero() {
 		return o, misuse("clearing mode override %s without a time", id)
 	}
-	err = s.w.do(ctx, func(b *batch) error {
-		st, err := b.stmt(`SELECT ` + modeColumns + ` FROM mode_overrides WHERE tenant_id = ? AND id = ?`)
-		if err != nil {
-			return err
-		}
-		o, err = scanMode(st.QueryRowContext(b.ctx, tenant, id))
+	err = s.transact(ctx, []lock{exclusive("modes", tenant)}, func(b *batch) error {
+		var err error
+		o, err = scanMode(b.one(`SELECT `+modeColumns+` FROM mode_overrides WHERE tenant_id = ? AND id = ?`, tenant, id))
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
 			return notFound("mode override", id)
@@ -88,15 +85,12 @@ func (s *SQLite) ClearMode(ctx context.Context, tenant, id, keyID string, at tim
 }
 
 // LiveModes implements gate.Store.
-func (s *SQLite) LiveModes(ctx context.Context) (list []gate.ModeOverride, err error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT `+modeColumns+` FROM mode_overrides WHERE cleared_at = 0 ORDER BY created_at DESC, id DESC`)
-	if err == nil {
-		err = eachRow(rows, func(row scanner) error {
-			o, err := scanMode(row)
-			list = append(list, o)
-			return err
-		})
-	}
+func (s *tables) LiveModes(ctx context.Context) (list []gate.ModeOverride, err error) {
+	err = s.each(ctx, `SELECT `+modeColumns+` FROM mode_overrides WHERE cleared_at = 0 ORDER BY created_at DESC, id DESC`, nil, func(row scanner) error {
+		o, err := scanMode(row)
+		list = append(list, o)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list mode overrides: %w", err)
 	}

@@ -14,6 +14,7 @@ import (
 	_ "modernc.org/sqlite" // the driver
 
 	"github.com/actpass/sidecar/gate"
+	"github.com/actpass/sidecar/notify"
 )
 
 // Options of OpenSQLite. The zero value is usable.
@@ -30,18 +31,20 @@ type Options struct {
 // own connections and never wait for a write. A write is in the file, and the
 // file on the disk, before its method returns nil.
 type SQLite struct {
+	*tables
 	path  string
 	write *sql.DB
 	read  *sql.DB
 	w     *writer
-	sweep sweep
 
-	touched sync.Map // key id to the minute (Unix) of the last use that is stored
 	closing sync.Once
 	closed  error
 }
 
-var _ gate.Store = (*SQLite)(nil)
+var (
+	_ gate.Store    = (*SQLite)(nil)
+	_ notify.Outbox = (*SQLite)(nil)
+)
 
 // OpenSQLite opens or creates the database at path (mode 0600, its directory
 // 0700 when it is made here) and brings its schema up to date. A database of a
@@ -73,7 +76,7 @@ func OpenSQLite(path string, opt Options) (*SQLite, error) {
 	if err != nil {
 		return nil, errors.Join(err, w.stop(), write.Close())
 	}
-	return &SQLite{path: path, write: write, read: read, w: w}, nil
+	return &SQLite{tables: &tables{engine: sqliteEngine{w: w, read: read}}, path: path, write: write, read: read, w: w}, nil
 }
 
 // prepareFile makes the file before SQLite does, so that it never exists with a
@@ -157,4 +160,52 @@ func (s *SQLite) Close() error {
 		}
 	})
 	return s.closed
+}
+
+// sqliteEngine runs one transaction at a time, so that locks are for free.
+type sqliteEngine struct {
+	w    *writer
+	read *sql.DB
+}
+
+func (e sqliteEngine) transact(ctx context.Context, _ []lock, fn func(*batch) error) error {
+	return e.w.do(ctx, fn)
+}
+
+func (e sqliteEngine) row(ctx context.Context, query string, args ...any) scanner {
+	return e.read.QueryRowContext(ctx, query, args...)
+}
+
+func (e sqliteEngine) each(ctx context.Context, query string, args []any, scan func(scanner) error) error {
+	rows, err := e.read.QueryContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	return eachRow(rows, scan)
+}
+
+func (e sqliteEngine) snapshot(ctx context.Context, fn func(*batch) error) error {
+	tx, err := e.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // it wrote nothing
+	return fn(&batch{ctx: ctx, on: txConn{tx}})
+}
+
+func (sqliteEngine) sweeps() bool { return true }
+
+// txConn is a transaction of database/sql as a conn.
+type txConn struct{ tx *sql.Tx }
+
+func (c txConn) exec(ctx context.Context, query string, args []any) (sql.Result, error) {
+	return c.tx.ExecContext(ctx, query, args...)
+}
+
+func (c txConn) query(ctx context.Context, query string, args []any) (*sql.Rows, error) {
+	return c.tx.QueryContext(ctx, query, args...)
+}
+
+func (c txConn) one(ctx context.Context, query string, args []any) scanner {
+	return c.tx.QueryRowContext(ctx, query, args...)
 }

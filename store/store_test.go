@@ -1,6 +1,7 @@
 package store
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -14,7 +15,12 @@ func TestMain(m *testing.M) {
 	if childMain() {
 		return
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if cluster.remove != nil {
+			cluster.remove()
+		}
+		os.Exit(code)
+	}))
 }
 
 func TestConformance(t *testing.T) {

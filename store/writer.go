@@ -140,7 +140,7 @@ func (w *writer) transaction(ops []*writeOp) {
 	if len(live) == 0 {
 		return
 	}
-	b := &batch{w: w, ctx: context.Background()}
+	b := &batch{ctx: context.Background(), on: w}
 	if err := b.run("BEGIN IMMEDIATE"); err != nil {
 		for _, op := range live {
 			op.result <- fmt.Errorf("begin a write: %w", err)
@@ -190,70 +190,41 @@ func (b *batch) attempt(fn func(*batch) error) (err, broken error) {
 	return err, nil
 }
 
-// batch is the transaction as one operation sees it. Its statements are
-// prepared once for the life of the connection.
-type batch struct {
-	w   *writer
-	ctx context.Context
-}
+// The writer is the conn of its batches. Its statements are prepared once for
+// the life of the connection.
 
-func (b *batch) stmt(query string) (*sql.Stmt, error) {
-	if st := b.w.stmts[query]; st != nil {
+func (w *writer) stmt(ctx context.Context, query string) (*sql.Stmt, error) {
+	if st := w.stmts[query]; st != nil {
 		return st, nil
 	}
-	st, err := b.w.conn.PrepareContext(b.ctx, query)
+	st, err := w.conn.PrepareContext(ctx, query)
 	if err != nil {
 		return nil, err
 	}
-	b.w.stmts[query] = st
+	w.stmts[query] = st
 	return st, nil
 }
 
-func (b *batch) run(query string, args ...any) error {
-	_, err := b.exec(query, args...)
-	return err
-}
-
-func (b *batch) exec(query string, args ...any) (sql.Result, error) {
-	st, err := b.stmt(query)
+func (w *writer) exec(ctx context.Context, query string, args []any) (sql.Result, error) {
+	st, err := w.stmt(ctx, query)
 	if err != nil {
 		return nil, err
 	}
-	return st.ExecContext(b.ctx, args...)
+	return st.ExecContext(ctx, args...)
 }
 
-// row scans the one row of query into dest; sql.ErrNoRows without one.
-func (b *batch) row(query string, args []any, dest ...any) error {
-	st, err := b.stmt(query)
+func (w *writer) query(ctx context.Context, query string, args []any) (*sql.Rows, error) {
+	st, err := w.stmt(ctx, query)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return st.QueryRowContext(b.ctx, args...).Scan(dest...)
+	return st.QueryContext(ctx, args...)
 }
 
-// each calls scan for every row. The statement is open meanwhile: scan must not
-// write.
-func (b *batch) each(query string, args []any, scan func(scanner) error) error {
-	st, err := b.stmt(query)
+func (w *writer) one(ctx context.Context, query string, args []any) scanner {
+	st, err := w.stmt(ctx, query)
 	if err != nil {
-		return err
+		return noRow{err}
 	}
-	rows, err := st.QueryContext(b.ctx, args...)
-	if err != nil {
-		return err
-	}
-	return eachRow(rows, scan)
-}
-
-// scanner is a row.
-type scanner interface{ Scan(dest ...any) error }
-
-func eachRow(rows *sql.Rows, scan func(scanner) error) error {
-	defer rows.Close()
-	for rows.Next() {
-		if err := scan(rows); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
+	return st.QueryRowContext(ctx, args...)
 }

@@ -9,6 +9,7 @@
 package strictyaml
 
 import (
+	"bytes"
 	"encoding"
 	"errors"
 	"fmt"
@@ -146,6 +147,8 @@ func decode(file string, data []byte, dst any, places Places) error {
 		faults.Addf(top, "the file is %d bytes; at most %d are read", len(data), MaxSize)
 		return faults.Err()
 	}
+	// The parser counts the line end of Windows as two.
+	data = bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n"))
 	parsed, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		var se yaml.Error

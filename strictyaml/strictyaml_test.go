@@ -86,3 +86,17 @@ func FuzzDecode(f *testing.F) {
 		_ = Decode("f.yaml", data, &d) // must neither panic nor hang
 	})
 }
+
+// TestLinesOfWindows: places are those of the file, whatever ends its lines.
+func TestLinesOfWindows(t *testing.T) {
+	var dst struct {
+		A int      `yaml:"a"`
+		B Val[int] `yaml:"b"`
+	}
+	if err := Decode("w.yaml", []byte("# one\r\n\r\na: 1\r\nb: 2\r\n"), &dst); err != nil {
+		t.Fatal(err)
+	}
+	if want := (Pos{File: "w.yaml", Line: 4, Col: 4}); dst.A != 1 || dst.B.V != 2 || dst.B.Pos != want {
+		t.Errorf("%+v, want the place %v", dst, want)
+	}
+}

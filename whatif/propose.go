@@ -5,9 +5,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"regexp"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -35,10 +32,7 @@ type Proposal struct {
 }
 
 // Bounds of what a proposal shows.
-const (
-	proposalExamples = 3
-	proposalValues   = 5 // of one argument, before it is left open
-)
+const proposalExamples = 3
 
 // Propose finds like approvals: of one tool and agent, asked by one rule whose
 // text is still in force, with the same arguments. Least many of them make a
@@ -104,9 +98,13 @@ func propose(rules *gate.Rules, like []gate.Approval) (Proposal, bool) {
 	for _, one := range like {
 		p.Approvals = append(p.Approvals, one.ID)
 	}
-	when, most := condition(like)
-	p.RuleYAML = ruleYAML(&p, when, reasonLike(a.ReasonCode))
-	p.Fixtures = proposalFixtures(rules, &p, like, most, reasonLike(a.ReasonCode))
+	var in shape
+	for i := range like {
+		in.add(like[i].Resource, like[i].Args)
+	}
+	reason := reasonLike(a.ReasonCode, "approved", "like_approved")
+	p.RuleYAML = ruleYAML(p.Name, in.condition(a.Tool, a.AgentID), reason)
+	p.Fixtures = proposalFixtures(rules, &p, like, in.most(), reason)
 	return p, true
 }
 
@@ -133,107 +131,19 @@ func askedElsewhere(rules *gate.Rules, a *gate.Approval) bool {
 	return false
 }
 
-// condition is the CEL text that covers the approvals and little more; most are
-// the numeric ceilings by argument.
-func condition(like []gate.Approval) (text string, most map[string]int64) {
-	a := &like[0]
-	parts := []string{"agent_id == " + celText(a.AgentID), commonResource(like)}
-	names := sorted(a.Args)
-	quoted := make([]string, len(names))
-	for i, n := range names {
-		quoted[i] = celText(n)
-	}
-	parts = append(parts, "args.all(name, name in ["+strings.Join(quoted, ", ")+"])")
-	most = map[string]int64{}
-	for _, n := range names {
-		if bound := argBound(n, like, most); bound != "" {
-			parts = append(parts, bound)
-		}
-	}
-	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), " && "), most
-}
-
-// argBound bounds one argument by what was approved: a whole number at most, a few
-// texts exactly, anything else not at all.
-func argBound(name string, like []gate.Approval, most map[string]int64) string {
-	var texts []string
-	low, high, whole, text := int64(0), int64(0), true, true
-	for i := range like {
-		switch v := like[i].Args[name].(type) {
-		case int64:
-			if text = false; i == 0 || v > high {
-				high = v
-			}
-			low = min(low, v)
-		case string:
-			whole = false
-			if !slices.Contains(texts, v) {
-				texts = append(texts, v)
-			}
-		default:
-			whole, text = false, false
-		}
-	}
-	at := "args." + name
-	there := "has(" + at + ") && "
-	if !plainName.MatchString(name) {
-		at, there = "args["+celText(name)+"]", celText(name)+" in args && "
-	}
-	switch {
-	case whole:
-		most[name] = high
-		return there + at + " >= " + strconv.FormatInt(low, 10) + " && " + at + " <= " + strconv.FormatInt(high, 10)
-	case text && len(texts) == 1:
-		return there + at + " == " + celText(texts[0])
-	case text && len(texts) <= proposalValues && len(texts) < len(like):
-		slices.Sort(texts)
-		for i := range texts {
-			texts[i] = celText(texts[i])
-		}
-		return there + at + " in [" + strings.Join(texts, ", ") + "]"
-	}
-	return ""
-}
-
-var plainName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-
-// celText is a text as CEL reads it: JSON's escapes are CEL's.
-func celText(s string) string { return quote(s) }
-
-// commonResource is what the resources share: all of it, or the beginning up to a
-// separator.
-func commonResource(like []gate.Approval) string {
-	prefix := like[0].Resource
-	for i := range like {
-		r := like[i].Resource
-		n := 0
-		for n < len(prefix) && n < len(r) && prefix[n] == r[n] {
-			n++
-		}
-		prefix = prefix[:n]
-	}
-	if !slices.ContainsFunc(like, func(a gate.Approval) bool { return a.Resource != prefix }) {
-		return "resource == " + celText(prefix)
-	}
-	cut := strings.LastIndexAny(prefix, ":/")
-	if cut < 0 {
-		return ""
-	}
-	return "resource.startsWith(" + celText(prefix[:cut+1]) + ")"
-}
-
-// reasonLike makes the reason code of the rule out of that of the asking one.
-func reasonLike(asked string) string {
+// reasonLike makes the reason code of the rule out of that of the asking one;
+// other is its first word where that is not for authors to use.
+func reasonLike(asked, other, last string) string {
 	word, _, _ := strings.Cut(asked, ".")
 	switch word {
 	case "", "policy", "mapping", "passport", "approval", "evidence", "request", "limit":
-		word = "approved"
+		word = other
 	}
-	return word + ".like_approved"
+	return word + "." + last
 }
 
-func ruleYAML(p *Proposal, when, reason string) string {
-	return fmt.Sprintf("- name: %s\n  when: %s\n  decision: allow\n  reason_code: %s\n", p.Name, quoteYAML(when), reason)
+func ruleYAML(name, when, reason string) string {
+	return fmt.Sprintf("- name: %s\n  when: %s\n  decision: allow\n  reason_code: %s\n", name, quoteYAML(when), reason)
 }
 
 // quoteYAML writes a text as a single-quoted scalar, in which nothing but the
@@ -301,19 +211,9 @@ func stand(kept, args map[string]any) map[string]any {
 // Insert puts the rule of p into the text of the policy file that holds the
 // asking rule, before that rule.
 func (p *Proposal) Insert(file []byte) ([]byte, error) {
-	lines := strings.SplitAfter(string(file), "\n")
-	at := p.Pos.Line - 1
-	if at < 0 || at >= len(lines) {
-		return nil, fmt.Errorf("%s has no line %d", p.Pos.File, p.Pos.Line)
+	t := NewText(file)
+	if err := t.Insert(p.Pos.Line, p.RuleYAML); err != nil {
+		return nil, fmt.Errorf("%s: the rule %s: %w", p.Pos.File, p.Rule, err)
 	}
-	trimmed := strings.TrimLeft(lines[at], " ")
-	if !strings.HasPrefix(trimmed, "- ") {
-		return nil, fmt.Errorf("%s:%d is not where the rule %s begins", p.Pos.File, p.Pos.Line, p.Rule)
-	}
-	indent := strings.Repeat(" ", len(lines[at])-len(trimmed))
-	var rule []string
-	for line := range strings.Lines(p.RuleYAML) {
-		rule = append(rule, indent+line)
-	}
-	return []byte(strings.Join(slices.Insert(lines, at, rule...), "")), nil
+	return t.Bytes(), nil
 }

@@ -67,7 +67,8 @@ type Simulation struct {
 	reads  map[string]roots
 	groups groups
 	gaps   policy.Gaps
-	end    time.Time // of the newest action looked at
+	last   policy.Decision // that judge came to, zero where it asked no policy
+	end    time.Time       // of the newest action looked at
 	// seen gets every action and configuration event; judged what was asked for,
 	// with its verdict: groups, unless a study puts itself there.
 	seen   func(a *action)
@@ -140,6 +141,7 @@ func (s *Simulation) Add(record []byte) error {
 // judge says what the candidate makes of an action, or what it would have to
 // know of it.
 func (s *Simulation) judge(a *action) (to Verdict, unknown string, err error) {
+	s.last = policy.Decision{}
 	if a.neverWasACall() {
 		return a.from, "", nil
 	}
@@ -171,7 +173,7 @@ func (s *Simulation) judge(a *action) (to Verdict, unknown string, err error) {
 	d := sup.Under(mode)
 	to = Verdict{Decision: d.Decision, ReasonCode: d.ReasonCode, Enforcement: d.Enforcement}
 	if d.ReasonCode == sup.Policy.ReasonCode {
-		to.Rule = sup.Policy.Rule
+		to.Rule, s.last = sup.Policy.Rule, sup.Policy
 	}
 	if to.ReasonCode == gate.ReasonPassportInvalid && a.ownPassportReason() {
 		to.ReasonCode = a.reason

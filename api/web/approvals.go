@@ -50,7 +50,6 @@ var notices = map[string]string{
 	"approve":  "Your approval is on record.",
 	"deny":     "Denied. The call will not be sent.",
 	"escalate": "Escalated to the groups that you named.",
-	"cancel":   "Cancelled. The call will not be sent.",
 	"created":  "The key was made.",
 	"revoked":  "Revoked. It is refused from now on.",
 }

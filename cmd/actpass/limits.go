@@ -18,7 +18,6 @@ import (
 	"github.com/actpass/sidecar/api"
 	"github.com/actpass/sidecar/config"
 	"github.com/actpass/sidecar/gate"
-	"github.com/actpass/sidecar/store"
 )
 
 func newLimitsCmd() *cobra.Command {
@@ -302,11 +301,12 @@ func limitUsage(cmd *cobra.Command, cfg *config.Config) (gate.Usage, func()) {
 			}
 		}
 	}
-	path := filepath.Join(cfg.Path(cfg.DataDir), "actpass.db")
-	if _, err := os.Stat(path); err != nil {
-		return nil, func() {} // nothing was ever counted there
+	if cfg.Store.Driver != "postgres" {
+		if _, err := os.Stat(filepath.Join(cfg.Path(cfg.DataDir), "actpass.db")); err != nil {
+			return nil, func() {} // nothing was ever counted there
+		}
 	}
-	db, err := store.OpenSQLite(path, store.Options{})
+	db, err := openStore(ctx, cfg, nil)
 	if err != nil {
 		return func([]gate.Use) ([]int64, error) { return nil, err }, func() {}
 	}

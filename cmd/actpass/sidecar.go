@@ -37,15 +37,17 @@ type program struct {
 	lock    sync.Mutex // one reload at a time
 	metrics *metrics
 
-	store    *store.SQLite
-	trail    *ledger.Log
-	index    *store.Index
-	gate     *gate.Gate
-	ca       *proxy.CA
-	proxy    *proxy.Server
-	notifier *notify.Notifier
-	api      *http.Server
-	pages    *web.Dashboard
+	store state
+	// storeBack holds a word when a shared database answers again.
+	storeBack chan struct{}
+	trail     *ledger.Log
+	index     *store.Index
+	gate      *gate.Gate
+	ca        *proxy.CA
+	proxy     *proxy.Server
+	notifier  *notify.Notifier
+	api       *http.Server
+	pages     *web.Dashboard
 
 	authority authority // of passports; after start only watchFiles touches it
 
@@ -61,7 +63,7 @@ type program struct {
 // start brings everything up, in the order in which things depend on each
 // other. On an error nothing stays open.
 func start(ctx context.Context, cfg *config.Config, compiled *config.Compiled, load func() (*config.Config, *config.Compiled, error), log *zap.Logger) (p *program, err error) {
-	p = &program{cfg: cfg, current: cfg, load: load, log: log, dir: cfg.Path(cfg.DataDir), metrics: newMetrics(), failed: make(chan error, 4)}
+	p = &program{cfg: cfg, current: cfg, load: load, log: log, dir: cfg.Path(cfg.DataDir), metrics: newMetrics(), failed: make(chan error, 4), storeBack: make(chan struct{}, 1)}
 	ctx, p.stop = context.WithCancel(ctx)
 	opened := p // `return nil, err` takes p away before the deferred call
 	defer func() {
@@ -69,7 +71,7 @@ func start(ctx context.Context, cfg *config.Config, compiled *config.Compiled, l
 			opened.close()
 		}
 	}()
-	if err := p.openState(); err != nil {
+	if err := p.openState(ctx); err != nil {
 		return nil, err
 	}
 	p.gate.Load(rulesOf(cfg, compiled))
@@ -93,7 +95,9 @@ func start(ctx context.Context, cfg *config.Config, compiled *config.Compiled, l
 		return nil, err
 	}
 	if err := p.startNotify(ctx, cfg); err != nil {
-		return nil, err
+		if err = p.without("telling the channels", err); err != nil {
+			return nil, err
+		}
 	}
 	if err := p.listen(ctx); err != nil {
 		return nil, err
@@ -103,7 +107,7 @@ func start(ctx context.Context, cfg *config.Config, compiled *config.Compiled, l
 }
 
 // openState opens what lives in the data directory.
-func (p *program) openState() error {
+func (p *program) openState(ctx context.Context) error {
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return fmt.Errorf("create data_dir: %w", err)
 	}
@@ -114,7 +118,7 @@ func (p *program) openState() error {
 	if p.trail, err = ledger.Open(filepath.Join(p.dir, "ledger"), ledger.Options{Async: p.cfg.Evidence.Durability == "async"}); err != nil {
 		return err
 	}
-	if p.store, err = store.OpenSQLite(filepath.Join(p.dir, "actpass.db"), store.Options{}); err != nil {
+	if p.store, err = openStore(ctx, p.cfg, p.storeChanged); err != nil {
 		return err
 	}
 	if p.index, err = store.OpenIndex(filepath.Join(p.dir, "index.db")); err != nil {
@@ -130,7 +134,9 @@ func (p *program) recover(ctx context.Context) error {
 		p.log.Warn("the evidence log ended in an incomplete batch, which was never acknowledged; it was moved aside", zap.Int64("bytes", r.TruncatedBytes))
 	}
 	if err := p.gate.LoadModes(ctx); err != nil {
-		return err
+		if err = p.without("what was set of modes while running", err); err != nil {
+			return err
+		}
 	}
 	open := p.trail.Unfinished()
 	if err := p.gate.MarkAmbiguous(ctx, open); err != nil {
@@ -143,9 +149,14 @@ func (p *program) recover(ctx context.Context) error {
 		return err
 	}
 	if err := p.recoverLimits(ctx); err != nil {
-		return err
+		if err = p.without("giving back what a crash took of limits", err); err != nil {
+			return err
+		}
 	}
-	return p.gate.RecordTransitions(ctx)
+	if err := p.gate.RecordTransitions(ctx); err != nil {
+		return p.without("recording the moves of approvals", err)
+	}
+	return nil
 }
 
 // secretFile reads 32 random bytes, made on first use.
@@ -311,7 +322,12 @@ func (p *program) background(ctx context.Context, compiled *config.Compiled) {
 			p.gate.Fault("index", err)
 		}
 	})
-	p.wg.Go(func() { p.gate.Tend(ctx, time.Second) })
+	every := time.Second
+	if p.cfg.Store.Driver == "postgres" { // the others look too
+		every = sharedEvery
+		p.wg.Go(func() { p.followShared(ctx) })
+	}
+	p.wg.Go(func() { p.gate.Tend(ctx, every) })
 	p.wg.Go(func() { p.notifier.Run(ctx) })
 	p.wg.Go(func() { releaseMemory(); tuneMemory() }) // not before the doors are open: a start must be quick
 	p.wg.Go(func() { p.watchFiles(ctx) })

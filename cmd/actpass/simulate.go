@@ -33,9 +33,8 @@ func newSimulateCmd() *cobra.Command {
 	var q simulation
 	var asJSON, exitCode bool
 	cmd := &cobra.Command{
-		Use:     "simulate",
-		Aliases: []string{"review"},
-		Short:   "Judge the record again under another policy or mode; show what would change",
+		Use:   "simulate",
+		Short: "Judge the record again under another policy or mode; show what would change",
 		Long: `Judges the actions on record again, in order, limits included, under the policy
 files and the mode that are given, and groups what changes. Without --policy it is
 the policy in force; without --mode each action is judged in the mode that it was
@@ -158,22 +157,27 @@ func (q *simulation) read(ctx context.Context, cmd *cobra.Command, since, until 
 	if err != nil {
 		return whatif.Report{}, err
 	}
-	dir := q.dataDir
+	if err := replayDir(ctx, cfg, q.dataDir, sim); err != nil {
+		return whatif.Report{}, err
+	}
+	return sim.Report(), nil
+}
+
+// replayDir shows a simulation the log in a data directory, "" for that of the
+// configuration.
+func replayDir(ctx context.Context, cfg *config.Config, dir string, sim listener) error {
 	if dir == "" {
 		dir = cfg.Path(cfg.DataDir)
 	}
 	r, err := ledger.OpenReader(filepath.Join(dir, "ledger"))
 	if err != nil {
-		return whatif.Report{}, finding("there is no evidence log in %s to judge again: %v", dir, err)
+		return finding("there is no evidence log in %s to judge again: %v", dir, err)
 	}
 	size, err := r.Size()
 	if err != nil {
-		return whatif.Report{}, err
+		return err
 	}
-	if err := replayLog(ctx, r.Read, size, sim); err != nil {
-		return whatif.Report{}, err
-	}
-	return sim.Report(), nil
+	return replayLog(ctx, r.Read, size, sim)
 }
 
 // candidate is the configuration, and its rules with other policy files in the

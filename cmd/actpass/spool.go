@@ -17,7 +17,6 @@ import (
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
 	"github.com/actpass/sidecar/ledger"
-	"github.com/actpass/sidecar/store"
 )
 
 // spool takes the evidence of a command that works on the data directory while
@@ -102,7 +101,7 @@ func openLocal(ctx context.Context, cfg *config.Config) (*gate.Gate, func(), err
 	if err != nil {
 		return nil, nil, err
 	}
-	db, err := store.OpenSQLite(filepath.Join(dir, "actpass.db"), store.Options{})
+	db, err := openStore(ctx, cfg, nil)
 	if err != nil {
 		return nil, nil, err
 	}

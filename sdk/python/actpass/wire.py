@@ -289,8 +289,6 @@ class VerifyPassport(_VerifyPassport, total=False):
 class Vote(TypedDict):
     key_id: str
     name: str
-    decision: Literal["approve", "deny", "escalate", "cancel"]
+    decision: Literal["approve", "deny", "escalate"]
     reason: str
     time: "Time"
-    #: An approval towards `required`. One given before an escalation counts when its key is in the new groups too.
-    counts: bool

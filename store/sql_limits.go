@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"time"
 
 	"github.com/actpass/sidecar/gate"
@@ -23,16 +25,16 @@ type windowSum struct {
 //
 // The sum of a key is kept beside its uses, so that a reservation costs the uses
 // that left the window since the last one, and not the whole window.
-func (s *SQLite) Reserve(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time) (int, []int64, error) {
+func (s *tables) Reserve(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time) (int, []int64, error) {
 	return s.reserve(ctx, tenant, eventID, uses, now, false)
 }
 
 // ReserveRest implements gate.Store.
-func (s *SQLite) ReserveRest(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time) (int, []int64, error) {
+func (s *tables) ReserveRest(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time) (int, []int64, error) {
 	return s.reserve(ctx, tenant, eventID, uses, now, true)
 }
 
-func (s *SQLite) reserve(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time, rest bool) (int, []int64, error) {
+func (s *tables) reserve(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time, rest bool) (int, []int64, error) {
 	if err := checkReservation(tenant, eventID, uses, now); err != nil {
 		return 0, nil, err
 	}
@@ -40,7 +42,7 @@ func (s *SQLite) reserve(ctx context.Context, tenant, eventID string, uses []gat
 		return -1, nil, nil
 	}
 	over, used := -1, make([]int64, len(uses))
-	err := s.w.do(ctx, func(b *batch) error {
+	err := s.transact(ctx, limitLocks(tenant, eventID, uses), func(b *batch) error {
 		over = -1
 		var held bool
 		err := b.row(`SELECT EXISTS (SELECT 1 FROM limit_uses WHERE tenant_id = ? AND event_id = ?)`, []any{tenant, eventID}, &held)
@@ -83,10 +85,12 @@ func (s *SQLite) reserve(ctx context.Context, tenant, eventID string, uses []gat
 			if has[i] {
 				continue
 			}
-			s.sweep.span = max(s.sweep.span, u.Window.Microseconds())
-			err := b.run(`INSERT INTO limit_uses (tenant_id, limit_key, event_id, amount, at) VALUES (?, ?, ?, ?, ?)`,
-				tenant, limitKey(u), eventID, u.Amount, sums[limitKey(u)].seen)
-			if err != nil {
+			columns, values := `tenant_id, limit_key, event_id, amount, at`, `?, ?, ?, ?, ?`
+			args := []any{tenant, limitKey(u), eventID, u.Amount, sums[limitKey(u)].seen}
+			if s.owner != "" {
+				columns, values, args = columns+`, owner`, values+`, ?`, append(args, s.owner)
+			}
+			if err := b.run(`INSERT INTO limit_uses (`+columns+`) VALUES (`+values+`)`, args...); err != nil {
 				return err
 			}
 		}
@@ -94,6 +98,12 @@ func (s *SQLite) reserve(ctx context.Context, tenant, eventID string, uses []gat
 			if err := b.putSum(tenant, sum); err != nil {
 				return err
 			}
+		}
+		if !s.sweeps() {
+			return sweepKeys(b, tenant, sums)
+		}
+		for _, u := range uses {
+			s.sweep.span = max(s.sweep.span, u.Window.Microseconds())
 		}
 		return s.sweep.step(b, micros(now))
 	})
@@ -113,7 +123,7 @@ func (b *batch) share(tenant, eventID string, sum *windowSum) (has bool, amount 
 
 func (b *batch) putSum(tenant string, sum *windowSum) error {
 	return b.run(`INSERT INTO limit_sums (tenant_id, limit_key, span, since, seen, total) VALUES (?, ?, ?, ?, ?, ?)
-		ON CONFLICT DO UPDATE SET span = excluded.span, since = excluded.since, seen = excluded.seen, total = excluded.total`,
+		ON CONFLICT (tenant_id, limit_key) DO UPDATE SET span = excluded.span, since = excluded.since, seen = excluded.seen, total = excluded.total`,
 		tenant, sum.key, sum.span, sum.since, sum.seen, sum.total)
 }
 
@@ -186,41 +196,42 @@ func (b *batch) count(tenant string, sum *windowSum, start int64) error {
 }
 
 // Usage implements gate.Store.
-func (s *SQLite) Usage(ctx context.Context, tenant string, uses []gate.Use, now time.Time) ([]int64, error) {
+func (s *tables) Usage(ctx context.Context, tenant string, uses []gate.Use, now time.Time) ([]int64, error) {
 	if err := checkUses(tenant, uses, now); err != nil {
 		return nil, err
 	}
 	used := make([]int64, len(uses))
 	// One snapshot: a sum and its uses must be of one moment.
-	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	err := s.snapshot(ctx, func(b *batch) (err error) {
+		for i, u := range uses {
+			if used[i], err = b.usage(tenant, u, micros(now)); err != nil {
+				return fmt.Errorf("limit %s: %w", u.Limit, err)
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, fmt.Errorf("look at limits: %w", err)
-	}
-	defer func() { _ = tx.Rollback() }() // it wrote nothing
-	for i, u := range uses {
-		if used[i], err = usage(ctx, tx, tenant, u, micros(now)); err != nil {
-			return nil, fmt.Errorf("sum limit %s: %w", u.Limit, err)
-		}
 	}
 	return used, nil
 }
 
-func usage(ctx context.Context, tx *sql.Tx, tenant string, u gate.Use, now int64) (used int64, err error) {
+func (b *batch) usage(tenant string, u gate.Use, now int64) (used int64, err error) {
 	key := limitKey(u)
 	var since, seen, total int64
-	err = tx.QueryRowContext(ctx, `SELECT since, seen, total FROM limit_sums WHERE tenant_id = ? AND limit_key = ?`, tenant, key).Scan(&since, &seen, &total)
+	err = b.row(`SELECT since, seen, total FROM limit_sums WHERE tenant_id = ? AND limit_key = ?`, []any{tenant, key}, &since, &seen, &total)
 	stored := err == nil
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return 0, err
 	}
 	start := readStart(u, now, seen)
 	if stored && start >= since {
-		err = tx.QueryRowContext(ctx, `SELECT coalesce(sum(amount), 0) FROM limit_uses WHERE tenant_id = ? AND limit_key = ? AND at > ? AND at <= ?`,
-			tenant, key, since, start).Scan(&used)
+		err = b.row(`SELECT coalesce(sum(amount), 0) FROM limit_uses WHERE tenant_id = ? AND limit_key = ? AND at > ? AND at <= ?`,
+			[]any{tenant, key, since, start}, &used)
 		return total - used, err
 	}
-	err = tx.QueryRowContext(ctx, `SELECT coalesce(sum(amount), 0) FROM limit_uses WHERE tenant_id = ? AND limit_key = ? AND at > ?`,
-		tenant, key, start).Scan(&used)
+	err = b.row(`SELECT coalesce(sum(amount), 0) FROM limit_uses WHERE tenant_id = ? AND limit_key = ? AND at > ?`,
+		[]any{tenant, key, start}, &used)
 	return used, err
 }
 
@@ -228,27 +239,31 @@ func usage(ctx context.Context, tx *sql.Tx, tenant string, u gate.Use, now int64
 // uses of a clock that was set back count as readStart has it.
 const (
 	heldBack  = `CASE WHEN ?6 AND ?5 < s.seen THEN s.seen - ?5 ELSE 0 END`
-	heldQuery = `SELECT u.limit_key, sum(u.amount), min(min(u.at) - ` + heldBack + `, ?5), min(max(u.at) - ` + heldBack + `, ?5)
+	heldQuery = `SELECT u.limit_key, sum(u.amount),
+		CASE WHEN min(u.at - ` + heldBack + `) < ?5 THEN min(u.at - ` + heldBack + `) ELSE ?5 END,
+		CASE WHEN max(u.at - ` + heldBack + `) < ?5 THEN max(u.at - ` + heldBack + `) ELSE ?5 END
 	FROM limit_uses u LEFT JOIN limit_sums s ON s.tenant_id = u.tenant_id AND s.limit_key = u.limit_key
-	WHERE u.tenant_id = ?1 AND u.limit_key >= ?2 AND u.limit_key <= ?3 AND u.at > ?4 + ` + heldBack + `
+	WHERE u.tenant_id = ?1 AND u.limit_key >= ?2 AND u.limit_key <= ?3 AND u.limit_key <> ?8 AND u.at > ?4 + ` + heldBack + `
 	GROUP BY u.limit_key HAVING sum(u.amount) > 0 ORDER BY u.limit_key LIMIT ?7`
 )
 
 // keyRange is the keys of a limit, or the one key of u; both ends belong to it.
-func keyRange(u gate.Use, after string) (from, to string) {
+func keyRange(u gate.Use) (from, to string) {
 	one := limitKey(u)
-	switch {
-	case u.Key != "":
+	if u.Key != "" {
 		return one, one
-	case after != "":
-		return one + after + "\x00", one + "\U0010ffff"
 	}
 	return one, one + "\U0010ffff"
 }
 
 func heldArgs(tenant string, u gate.Use, after string, limit int, now time.Time) []any {
-	from, to := keyRange(u, after)
-	return []any{tenant, from, to, windowStart(u, micros(now)), micros(now), u.Since.IsZero(), limit}
+	from, to := keyRange(u)
+	passed := "" // no key of a limit is empty
+	if u.Key == "" && after != "" {
+		passed = limitKey(u) + after
+		from = passed
+	}
+	return []any{tenant, from, to, windowStart(u, micros(now)), micros(now), u.Since.IsZero(), limit, passed}
 }
 
 func scanHeld(u gate.Use, list *[]gate.Held) func(scanner) error {
@@ -267,29 +282,25 @@ func scanHeld(u gate.Use, list *[]gate.Held) func(scanner) error {
 }
 
 // Held implements gate.Store.
-func (s *SQLite) Held(ctx context.Context, tenant string, u gate.Use, after string, limit int, now time.Time) ([]gate.Held, error) {
+func (s *tables) Held(ctx context.Context, tenant string, u gate.Use, after string, limit int, now time.Time) ([]gate.Held, error) {
 	if err := checkUses(tenant, []gate.Use{u}, now); err != nil {
 		return nil, err
 	}
-	rows, err := s.read.QueryContext(ctx, heldQuery, heldArgs(tenant, u, after, pageSize(limit), now)...)
-	if err != nil {
-		return nil, fmt.Errorf("list limit %s: %w", u.Limit, err)
-	}
 	var list []gate.Held
-	if err := eachRow(rows, scanHeld(u, &list)); err != nil {
+	if err := s.each(ctx, heldQuery, heldArgs(tenant, u, after, pageSize(limit), now), scanHeld(u, &list)); err != nil {
 		return nil, fmt.Errorf("list limit %s: %w", u.Limit, err)
 	}
 	return list, nil
 }
 
 // Reservations implements gate.Store.
-func (s *SQLite) Reservations(ctx context.Context, limit int) ([]gate.Reserved, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT tenant_id, limit_key, event_id, amount FROM limit_uses ORDER BY id DESC LIMIT ?`, pageSize(limit))
-	if err != nil {
-		return nil, fmt.Errorf("list reservations: %w", err)
-	}
+func (s *tables) Reservations(ctx context.Context, limit int) ([]gate.Reserved, error) {
 	var list []gate.Reserved
-	err = eachRow(rows, func(row scanner) error {
+	mine, args := ``, []any{pageSize(limit)}
+	if s.owner != "" {
+		mine, args = `WHERE owner = ? `, []any{s.owner, pageSize(limit)}
+	}
+	err := s.each(ctx, `SELECT tenant_id, limit_key, event_id, amount FROM limit_uses `+mine+`ORDER BY id DESC LIMIT ?`, args, func(row scanner) error {
 		var r gate.Reserved
 		var key string
 		err := row.Scan(&r.TenantID, &key, &r.EventID, &r.Amount)
@@ -304,17 +315,17 @@ func (s *SQLite) Reservations(ctx context.Context, limit int) ([]gate.Reserved, 
 }
 
 // ResetLimit implements gate.Store.
-func (s *SQLite) ResetLimit(ctx context.Context, tenant string, u gate.Use, now time.Time) ([]gate.Held, error) {
+func (s *tables) ResetLimit(ctx context.Context, tenant string, u gate.Use, now time.Time) ([]gate.Held, error) {
 	if err := checkUses(tenant, []gate.Use{u}, now); err != nil {
 		return nil, err
 	}
 	var list []gate.Held
-	err := s.w.do(ctx, func(b *batch) error {
+	err := s.transact(ctx, []lock{exclusive("limit", tenant, u.Limit)}, func(b *batch) error {
 		list = nil
-		if err := b.each(heldQuery, heldArgs(tenant, u, "", -1, now), scanHeld(u, &list)); err != nil {
+		if err := b.each(heldQuery, heldArgs(tenant, u, "", math.MaxInt32, now), scanHeld(u, &list)); err != nil {
 			return err
 		}
-		from, to := keyRange(u, "")
+		from, to := keyRange(u)
 		if err := b.run(`DELETE FROM limit_uses WHERE tenant_id = ? AND limit_key >= ? AND limit_key <= ?`, tenant, from, to); err != nil {
 			return err
 		}
@@ -326,9 +337,66 @@ func (s *SQLite) ResetLimit(ctx context.Context, tenant string, u gate.Use, now 
 	return list, nil
 }
 
+// limitLocks are those of a reservation: its keys and itself alone, and the
+// limits together with other reservations, so that a reset finds none under way.
+func limitLocks(tenant, eventID string, uses []gate.Use) []lock {
+	list := []lock{exclusive("reservation", tenant, eventID)}
+	for _, u := range uses {
+		list = append(list, shared("limit", tenant, u.Limit), exclusive("limit key", tenant, limitKey(u)))
+	}
+	return list
+}
+
+// errMoreLocks says that a reservation holds keys that are not locked.
+var errMoreLocks = errors.New("the reservation changed meanwhile")
+
+// lockReservation runs fn with the locks of what an event has reserved.
+func (s *tables) lockReservation(ctx context.Context, tenant, eventID string, fn func(*batch) error) error {
+	const query = `SELECT DISTINCT limit_key FROM limit_uses WHERE tenant_id = ? AND event_id = ?`
+	for attempt := 0; ; attempt++ {
+		locked := map[string]bool{}
+		var uses []gate.Use
+		if !s.sweeps() {
+			err := s.each(ctx, query, []any{tenant, eventID}, func(row scanner) error {
+				var key string
+				err := row.Scan(&key)
+				locked[key] = true
+				limit, rest := splitLimitKey(key)
+				uses = append(uses, gate.Use{Limit: limit, Key: rest})
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		err := s.transact(ctx, limitLocks(tenant, eventID, uses), func(b *batch) error {
+			if !s.sweeps() {
+				missing := false
+				err := b.each(query, []any{tenant, eventID}, func(row scanner) error {
+					var key string
+					err := row.Scan(&key)
+					missing = missing || !locked[key]
+					return err
+				})
+				if err != nil {
+					return err
+				}
+				if missing {
+					return errMoreLocks
+				}
+			}
+			return fn(b)
+		})
+		if attempt < 10 && errors.Is(err, errMoreLocks) {
+			continue
+		}
+		return err
+	}
+}
+
 // Release implements gate.Store. An event that holds nothing is fine.
-func (s *SQLite) Release(ctx context.Context, tenant, eventID string) error {
-	err := s.w.do(ctx, func(b *batch) error {
+func (s *tables) Release(ctx context.Context, tenant, eventID string) error {
+	err := s.lockReservation(ctx, tenant, eventID, func(b *batch) error {
 		err := b.run(`UPDATE limit_sums SET total = total - (
 				SELECT coalesce(sum(u.amount), 0) FROM limit_uses u WHERE u.tenant_id = limit_sums.tenant_id
 				AND u.limit_key = limit_sums.limit_key AND u.event_id = ?2 AND u.at > limit_sums.since)
@@ -341,6 +409,21 @@ func (s *SQLite) Release(ctx context.Context, tenant, eventID string) error {
 	})
 	if err != nil {
 		return fmt.Errorf("release the limits of %s: %w", eventID, err)
+	}
+	return nil
+}
+
+// sweepKeys forgets, now and then, the uses that left the windows of keys that
+// this transaction has locked. Keys that nobody uses any more are for tend.
+func sweepKeys(b *batch, tenant string, sums map[string]*windowSum) error {
+	if rand.IntN(sweepEvery) != 0 {
+		return nil
+	}
+	for key, sum := range sums {
+		err := b.run(`DELETE FROM limit_uses WHERE tenant_id = ? AND limit_key = ? AND at <= ?`, tenant, key, sum.since-sweepGrace)
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -61,7 +61,7 @@ func decodeCeiling(raw []byte) (*gate.Ceiling, error) {
 }
 
 // CreateKey implements gate.Store.
-func (s *SQLite) CreateKey(ctx context.Context, k gate.Key, hash [32]byte) error {
+func (s *tables) CreateKey(ctx context.Context, k gate.Key, hash [32]byte) error {
 	if err := checkKey(k); err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func (s *SQLite) CreateKey(ctx context.Context, k gate.Key, hash [32]byte) error
 	if err != nil {
 		return fmt.Errorf("store key %s: %w", k.ID, err)
 	}
-	err = s.w.do(ctx, func(b *batch) error {
+	err = s.transact(ctx, []lock{exclusive("keys")}, func(b *batch) error {
 		var taken int
 		err := b.row(`SELECT count(*) FROM keys WHERE id = ? OR hash = ?`, []any{k.ID, hash[:]}, &taken)
 		if err != nil {
@@ -93,8 +93,8 @@ func (s *SQLite) CreateKey(ctx context.Context, k gate.Key, hash [32]byte) error
 }
 
 // KeyByHash implements gate.Store.
-func (s *SQLite) KeyByHash(ctx context.Context, hash [32]byte) (gate.Key, error) {
-	k, err := scanKey(s.read.QueryRowContext(ctx, `SELECT `+keyColumns+` FROM keys WHERE hash = ?`, hash[:]))
+func (s *tables) KeyByHash(ctx context.Context, hash [32]byte) (gate.Key, error) {
+	k, err := scanKey(s.row(ctx, `SELECT `+keyColumns+` FROM keys WHERE hash = ?`, hash[:]))
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return gate.Key{}, fmt.Errorf("find a key: %w", gate.ErrNotFound)
@@ -105,20 +105,15 @@ func (s *SQLite) KeyByHash(ctx context.Context, hash [32]byte) (gate.Key, error)
 }
 
 // Keys implements gate.Store.
-func (s *SQLite) Keys(ctx context.Context, tenant, cursor string, limit int) ([]gate.Key, string, error) {
+func (s *tables) Keys(ctx context.Context, tenant, cursor string, limit int) ([]gate.Key, string, error) {
 	from, err := parsePosition(cursor)
 	if err != nil {
 		return nil, "", err
 	}
 	limit = pageSize(limit)
-	rows, err := s.read.QueryContext(ctx, `SELECT `+keyColumns+` FROM keys
-		WHERE tenant_id = ? AND (created_at, id) < (?, ?) ORDER BY created_at DESC, id DESC LIMIT ?`,
-		tenant, from.at, from.id, limit+1)
-	if err != nil {
-		return nil, "", fmt.Errorf("list keys: %w", err)
-	}
 	var keys []gate.Key
-	err = eachRow(rows, func(row scanner) error {
+	err = s.each(ctx, `SELECT `+keyColumns+` FROM keys
+		WHERE tenant_id = ? AND (created_at, id) < (?, ?) ORDER BY created_at DESC, id DESC LIMIT ?`, []any{tenant, from.at, from.id, limit + 1}, func(row scanner) error {
 		k, err := scanKey(row)
 		keys = append(keys, k)
 		return err
@@ -143,21 +138,17 @@ func page[T any](list []T, limit int, at func(T) position) ([]T, string) {
 }
 
 // RevokeKey implements gate.Store.
-func (s *SQLite) RevokeKey(ctx context.Context, tenant, id string, at time.Time) (gate.Key, error) {
+func (s *tables) RevokeKey(ctx context.Context, tenant, id string, at time.Time) (gate.Key, error) {
 	if at.IsZero() {
 		return gate.Key{}, misuse("revoking key %s without a time", id)
 	}
 	var k gate.Key
-	err := s.w.do(ctx, func(b *batch) error {
+	err := s.transact(ctx, nil, func(b *batch) error {
 		err := b.run(`UPDATE keys SET revoked_at = ? WHERE tenant_id = ? AND id = ? AND revoked_at = 0`, micros(at), tenant, id)
 		if err != nil {
 			return err
 		}
-		st, err := b.stmt(`SELECT ` + keyColumns + ` FROM keys WHERE tenant_id = ? AND id = ?`)
-		if err != nil {
-			return err
-		}
-		k, err = scanKey(st.QueryRowContext(b.ctx, tenant, id))
+		k, err = scanKey(b.one(`SELECT `+keyColumns+` FROM keys WHERE tenant_id = ? AND id = ?`, tenant, id))
 		if errors.Is(err, sql.ErrNoRows) {
 			return gate.ErrNotFound
 		}
@@ -170,13 +161,13 @@ func (s *SQLite) RevokeKey(ctx context.Context, tenant, id string, at time.Time)
 }
 
 // TouchKey implements gate.Store. It writes once a minute and key.
-func (s *SQLite) TouchKey(ctx context.Context, id string, at time.Time) error {
+func (s *tables) TouchKey(ctx context.Context, id string, at time.Time) error {
 	at = at.Truncate(time.Minute)
 	if last, ok := s.touched.Load(id); ok && at.Unix() <= last.(int64) {
 		return nil
 	}
-	err := s.w.do(ctx, func(b *batch) error {
-		res, err := b.exec(`UPDATE keys SET last_used_at = max(last_used_at, ?) WHERE id = ?`, micros(at), id)
+	err := s.transact(ctx, nil, func(b *batch) error {
+		res, err := b.exec(`UPDATE keys SET last_used_at = CASE WHEN last_used_at < ?1 THEN ?1 ELSE last_used_at END WHERE id = ?2`, micros(at), id)
 		if err != nil {
 			return err
 		}

@@ -35,16 +35,13 @@ type question struct {
 	UseWithin  int64             `json:"use_within"` // microseconds
 }
 
-// storedVote is a vote as it is stored. Votes of before role and groups were kept
-// have neither, and do not outlast an escalation.
+// storedVote is a vote as it is stored.
 type storedVote struct {
-	KeyID    string   `json:"key_id"`
-	Name     string   `json:"name,omitempty"`
-	Role     string   `json:"role,omitempty"`
-	Groups   []string `json:"groups,omitempty"`
-	Decision string   `json:"decision"`
-	Reason   string   `json:"reason,omitempty"`
-	At       int64    `json:"at"` // microseconds
+	KeyID    string `json:"key_id"`
+	Name     string `json:"name,omitempty"`
+	Decision string `json:"decision"`
+	Reason   string `json:"reason,omitempty"`
+	At       int64  `json:"at"` // microseconds
 }
 
 func encodeQuestion(a gate.Approval) (string, error) {
@@ -68,7 +65,7 @@ func encodeQuestion(a gate.Approval) (string, error) {
 func encodeVotes(votes []gate.Vote) (string, error) {
 	list := make([]storedVote, len(votes))
 	for i, v := range votes {
-		list[i] = storedVote{KeyID: v.KeyID, Name: v.Name, Role: v.Role, Groups: v.Groups, Decision: v.Decision, Reason: v.Reason, At: micros(v.Time)}
+		list[i] = storedVote{KeyID: v.KeyID, Name: v.Name, Decision: v.Decision, Reason: v.Reason, At: micros(v.Time)}
 	}
 	raw, err := json.Marshal(list)
 	return string(raw), err
@@ -91,7 +88,7 @@ func scanApproval(row scanner) (gate.Approval, error) {
 		return gate.Approval{}, fmt.Errorf("approval %s as stored: %w", a.ID, err)
 	}
 	for _, v := range vs {
-		a.Votes = append(a.Votes, gate.Vote{KeyID: v.KeyID, Name: v.Name, Role: v.Role, Groups: v.Groups, Decision: v.Decision, Reason: v.Reason, Time: fromMicros(v.At)})
+		a.Votes = append(a.Votes, gate.Vote{KeyID: v.KeyID, Name: v.Name, Decision: v.Decision, Reason: v.Reason, Time: fromMicros(v.At)})
 	}
 	a.KeyID, a.UserID, a.Goal, a.EventID = q.KeyID, q.UserID, q.Goal, q.EventID
 	a.Tool, a.Resource, a.Risk, a.Request = q.Tool, q.Resource, q.Risk, q.Request
@@ -107,11 +104,7 @@ func scanApproval(row scanner) (gate.Approval, error) {
 
 // approval reads the one row of query.
 func (b *batch) approval(query string, args ...any) (gate.Approval, error) {
-	st, err := b.stmt(query)
-	if err != nil {
-		return gate.Approval{}, err
-	}
-	return scanApproval(st.QueryRowContext(b.ctx, args...))
+	return scanApproval(b.one(query, args...))
 }
 
 // save writes the state of a and the transition that led to it.
@@ -180,7 +173,7 @@ func (b *batch) uncountPending(a gate.Approval) error {
 
 // OpenApproval implements gate.Store. An open one of the fingerprint that is past
 // its time, and that ExpireApprovals has not met yet, is expired on the way.
-func (s *SQLite) OpenApproval(ctx context.Context, a gate.Approval, room gate.Room) (gate.Approval, bool, error) {
+func (s *tables) OpenApproval(ctx context.Context, a gate.Approval, room gate.Room) (gate.Approval, bool, error) {
 	if err := checkOpen(a); err != nil {
 		return gate.Approval{}, false, err
 	}
@@ -195,7 +188,7 @@ func (s *SQLite) OpenApproval(ctx context.Context, a gate.Approval, room gate.Ro
 	}
 	var got gate.Approval
 	var isNew bool
-	err = s.w.do(ctx, func(b *batch) error {
+	err = s.transact(ctx, moves, func(b *batch) error {
 		open, err := b.approval(`SELECT `+approvalColumns+` FROM approvals
 			WHERE tenant_id = ? AND fingerprint = ? AND state IN ('pending', 'approved')`, a.TenantID, a.Fingerprint)
 		switch {
@@ -248,8 +241,8 @@ func (s *SQLite) OpenApproval(ctx context.Context, a gate.Approval, room gate.Ro
 	return got, isNew, nil
 }
 
-func (s *SQLite) findApproval(ctx context.Context, what, id, query string, args ...any) (gate.Approval, error) {
-	a, err := scanApproval(s.read.QueryRowContext(ctx, query, args...))
+func (s *tables) findApproval(ctx context.Context, what, id, query string, args ...any) (gate.Approval, error) {
+	a, err := scanApproval(s.row(ctx, query, args...))
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return gate.Approval{}, notFound(what, id)
@@ -260,18 +253,18 @@ func (s *SQLite) findApproval(ctx context.Context, what, id, query string, args 
 }
 
 // LatestApproval implements gate.Store.
-func (s *SQLite) LatestApproval(ctx context.Context, tenant, fingerprint string) (gate.Approval, error) {
+func (s *tables) LatestApproval(ctx context.Context, tenant, fingerprint string) (gate.Approval, error) {
 	return s.findApproval(ctx, "approval of fingerprint", fingerprint, `SELECT `+approvalColumns+` FROM approvals
 		WHERE tenant_id = ? AND fingerprint = ? ORDER BY created_at DESC, id DESC LIMIT 1`, tenant, fingerprint)
 }
 
 // GetApproval implements gate.Store.
-func (s *SQLite) GetApproval(ctx context.Context, tenant, id string) (gate.Approval, error) {
+func (s *tables) GetApproval(ctx context.Context, tenant, id string) (gate.Approval, error) {
 	return s.findApproval(ctx, "approval", id, `SELECT `+approvalColumns+` FROM approvals WHERE id = ? AND tenant_id = ?`, id, tenant)
 }
 
 // Approvals implements gate.Store.
-func (s *SQLite) Approvals(ctx context.Context, q gate.ApprovalQuery) ([]gate.Approval, string, error) {
+func (s *tables) Approvals(ctx context.Context, q gate.ApprovalQuery) ([]gate.Approval, string, error) {
 	from, err := parsePosition(q.Cursor)
 	if err != nil {
 		return nil, "", err
@@ -287,12 +280,8 @@ func (s *SQLite) Approvals(ctx context.Context, q gate.ApprovalQuery) ([]gate.Ap
 		query += ` AND agent_id = ?`
 		args = append(args, q.AgentID)
 	}
-	rows, err := s.read.QueryContext(ctx, query+` ORDER BY created_at DESC, id DESC LIMIT ?`, append(args, limit+1)...)
-	if err != nil {
-		return nil, "", fmt.Errorf("list approvals: %w", err)
-	}
 	var list []gate.Approval
-	err = eachRow(rows, func(row scanner) error {
+	err = s.each(ctx, query+` ORDER BY created_at DESC, id DESC LIMIT ?`, append(args, limit+1), func(row scanner) error {
 		a, err := scanApproval(row)
 		list = append(list, a)
 		return err
@@ -307,9 +296,9 @@ func (s *SQLite) Approvals(ctx context.Context, q gate.ApprovalQuery) ([]gate.Ap
 func approvalPosition(a gate.Approval) position { return position{at: micros(a.CreatedAt), id: a.ID} }
 
 // change reads an approval, lets step move it, and writes both in one transaction.
-func (s *SQLite) change(ctx context.Context, what, tenant, id string, step func(*gate.Approval) (gate.Transition, error)) (gate.Approval, error) {
+func (s *tables) change(ctx context.Context, what, tenant, id string, step func(*gate.Approval) (gate.Transition, error)) (gate.Approval, error) {
 	var got gate.Approval
-	err := s.w.do(ctx, func(b *batch) error {
+	err := s.transact(ctx, moves, func(b *batch) error {
 		a, err := b.approval(`SELECT `+approvalColumns+` FROM approvals WHERE id = ? AND tenant_id = ?`, id, tenant)
 		if errors.Is(err, sql.ErrNoRows) {
 			return notFound("approval", id)
@@ -331,36 +320,36 @@ func (s *SQLite) change(ctx context.Context, what, tenant, id string, step func(
 }
 
 // Vote implements gate.Store.
-func (s *SQLite) Vote(ctx context.Context, tenant, id string, v gate.Vote, to []string) (gate.Approval, error) {
+func (s *tables) Vote(ctx context.Context, tenant, id string, v gate.Vote, to []string) (gate.Approval, error) {
 	return s.change(ctx, "vote on", tenant, id, func(a *gate.Approval) (gate.Transition, error) { return vote(a, v, to) })
 }
 
 // Consume implements gate.Store.
-func (s *SQLite) Consume(ctx context.Context, tenant, id, eventID string, now time.Time) (gate.Approval, error) {
+func (s *tables) Consume(ctx context.Context, tenant, id, eventID string, now time.Time) (gate.Approval, error) {
 	return s.change(ctx, "consume", tenant, id, func(a *gate.Approval) (gate.Transition, error) { return consume(a, eventID, now) })
 }
 
 // Cancel implements gate.Store.
-func (s *SQLite) Cancel(ctx context.Context, tenant, id string, v gate.Vote) (gate.Approval, error) {
-	return s.change(ctx, "cancel", tenant, id, func(a *gate.Approval) (gate.Transition, error) { return cancel(a, v) })
+func (s *tables) Cancel(ctx context.Context, tenant, id, actor, reason string, now time.Time) (gate.Approval, error) {
+	return s.change(ctx, "cancel", tenant, id, func(a *gate.Approval) (gate.Transition, error) { return cancel(a, actor, reason, now) })
 }
 
 // ExpireApprovals implements gate.Store.
-func (s *SQLite) ExpireApprovals(ctx context.Context, now time.Time) ([]gate.Approval, error) {
+func (s *tables) ExpireApprovals(ctx context.Context, now time.Time) ([]gate.Approval, error) {
 	if now.IsZero() {
 		return nil, misuse("expiring approvals without a time")
 	}
 	// Most of the time nothing is due: that must not cost a transaction.
 	const dueIDs = `FROM approvals WHERE state IN ('pending', 'approved') AND due_at < ?`
 	var some bool
-	if err := s.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 `+dueIDs+`)`, micros(now)).Scan(&some); err != nil {
+	if err := s.row(ctx, `SELECT EXISTS (SELECT 1 `+dueIDs+`)`, micros(now)).Scan(&some); err != nil {
 		return nil, fmt.Errorf("look for expired approvals: %w", err)
 	}
 	if !some {
 		return nil, nil
 	}
 	var list []gate.Approval
-	err := s.w.do(ctx, func(b *batch) error {
+	err := s.transact(ctx, moves, func(b *batch) error {
 		list = nil
 		err := b.each(`SELECT `+approvalColumns+` `+dueIDs+` ORDER BY due_at, id LIMIT ?`, []any{micros(now), expirePage}, func(row scanner) error {
 			a, err := scanApproval(row)

@@ -14,8 +14,6 @@ import (
 	"github.com/actpass/sidecar/notify"
 )
 
-var _ notify.Outbox = (*SQLite)(nil)
-
 const deliveryColumns = `seq, id, channel, tenant_id, approval_id, event, from_state, to_state, actor, reason, at, state, attempts, next_at, settled_at, last_status, last_error, body`
 
 func scanDelivery(row scanner) (notify.Delivery, error) {
@@ -28,9 +26,14 @@ func scanDelivery(row scanner) (notify.Delivery, error) {
 }
 
 // SetChannels implements notify.Outbox.
-func (s *SQLite) SetChannels(ctx context.Context, tenant string, list []notify.Subscription, now time.Time) error {
-	err := s.w.do(ctx, func(b *batch) error {
-		if err := b.run(`DELETE FROM channels`); err != nil {
+func (s *tables) SetChannels(ctx context.Context, tenant string, list []notify.Subscription, now time.Time) error {
+	err := s.transact(ctx, []lock{exclusive("channels")}, func(b *batch) error {
+		// Alone, what an earlier tenant left goes too.
+		others, mine, args := ``, ``, []any{}
+		if s.owner != "" {
+			others, mine, args = ` WHERE tenant_id = ?`, ` AND tenant_id = ?`, []any{tenant}
+		}
+		if err := b.run(`DELETE FROM channels`+others, args...); err != nil {
 			return err
 		}
 		for _, c := range list {
@@ -39,7 +42,7 @@ func (s *SQLite) SetChannels(ctx context.Context, tenant string, list []notify.S
 			}
 		}
 		return b.run(`UPDATE deliveries SET state = 'dead', settled_at = ?, last_error = 'the channel is not configured any more'
-			WHERE state = 'queued' AND NOT EXISTS (SELECT 1 FROM channels c WHERE c.name = channel AND c.tenant_id = deliveries.tenant_id)`, micros(now))
+			WHERE state = 'queued' AND NOT EXISTS (SELECT 1 FROM channels c WHERE c.name = channel AND c.tenant_id = deliveries.tenant_id)`+mine, append([]any{micros(now)}, args...)...)
 	})
 	if err != nil {
 		return fmt.Errorf("store the notification channels: %w", err)
@@ -48,18 +51,17 @@ func (s *SQLite) SetChannels(ctx context.Context, tenant string, list []notify.S
 }
 
 // Due implements notify.Outbox.
-func (s *SQLite) Due(ctx context.Context, channel string, now time.Time, limit int) ([]notify.Delivery, error) {
+func (s *tables) Due(ctx context.Context, channel string, now time.Time, limit int) ([]notify.Delivery, error) {
+	if s.owner != "" {
+		return s.leaseDue(ctx, channel, now, limit)
+	}
 	return s.deliveries(ctx, `SELECT `+deliveryColumns+` FROM deliveries
 		WHERE state = 'queued' AND channel = ? AND next_at <= ? ORDER BY next_at, seq LIMIT ?`, channel, micros(now), pageSize(limit))
 }
 
-func (s *SQLite) deliveries(ctx context.Context, query string, args ...any) ([]notify.Delivery, error) {
-	rows, err := s.read.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("list deliveries: %w", err)
-	}
+func (s *tables) deliveries(ctx context.Context, query string, args ...any) ([]notify.Delivery, error) {
 	var list []notify.Delivery
-	err = eachRow(rows, func(row scanner) error {
+	err := s.each(ctx, query, args, func(row scanner) error {
 		d, err := scanDelivery(row)
 		list = append(list, d)
 		return err
@@ -71,7 +73,7 @@ func (s *SQLite) deliveries(ctx context.Context, query string, args ...any) ([]n
 }
 
 // Settle implements notify.Outbox.
-func (s *SQLite) Settle(ctx context.Context, id string, r notify.Result, now time.Time) error {
+func (s *tables) Settle(ctx context.Context, id string, r notify.Result, now time.Time) error {
 	if r.State != notify.Queued && r.State != notify.Delivered && r.State != notify.Dead || now.IsZero() {
 		return misuse("settling delivery %s as %q", id, r.State)
 	}
@@ -85,7 +87,7 @@ func (s *SQLite) Settle(ctx context.Context, id string, r notify.Result, now tim
 	default:
 		settled = micros(now)
 	}
-	err := s.w.do(ctx, func(b *batch) error {
+	err := s.transact(ctx, nil, func(b *batch) error {
 		res, err := b.exec(`UPDATE deliveries SET state = ?, attempts = attempts + 1, next_at = ?, settled_at = ?, last_status = ?, last_error = ?, body = ?
 			WHERE id = ? AND state = 'queued'`, r.State, next, settled, r.Status, r.Error, body, id)
 		if err != nil {
@@ -103,7 +105,7 @@ func (s *SQLite) Settle(ctx context.Context, id string, r notify.Result, now tim
 }
 
 // Deliveries implements notify.Outbox.
-func (s *SQLite) Deliveries(ctx context.Context, q notify.DeliveryQuery) ([]notify.Delivery, string, error) {
+func (s *tables) Deliveries(ctx context.Context, q notify.DeliveryQuery) ([]notify.Delivery, string, error) {
 	before := int64(math.MaxInt64)
 	if q.Cursor != "" {
 		var err error
@@ -125,14 +127,11 @@ func (s *SQLite) Deliveries(ctx context.Context, q notify.DeliveryQuery) ([]noti
 }
 
 // Requeue implements notify.Outbox.
-func (s *SQLite) Requeue(ctx context.Context, tenant, id string) (notify.Delivery, error) {
+func (s *tables) Requeue(ctx context.Context, tenant, id string) (notify.Delivery, error) {
 	var d notify.Delivery
-	err := s.w.do(ctx, func(b *batch) error {
-		st, err := b.stmt(`SELECT ` + deliveryColumns + ` FROM deliveries WHERE tenant_id = ? AND id = ?`)
-		if err != nil {
-			return err
-		}
-		if d, err = scanDelivery(st.QueryRowContext(b.ctx, tenant, id)); errors.Is(err, sql.ErrNoRows) {
+	err := s.transact(ctx, []lock{exclusive("delivery", id)}, func(b *batch) error {
+		var err error
+		if d, err = scanDelivery(b.one(`SELECT `+deliveryColumns+` FROM deliveries WHERE tenant_id = ? AND id = ?`, tenant, id)); errors.Is(err, sql.ErrNoRows) {
 			return gate.ErrNotFound
 		} else if err != nil {
 			return err
@@ -157,11 +156,11 @@ func (s *SQLite) Requeue(ctx context.Context, tenant, id string) (notify.Deliver
 }
 
 // ClaimCallback implements notify.Outbox.
-func (s *SQLite) ClaimCallback(ctx context.Context, channel string, tokens []string, expires time.Time) error {
+func (s *tables) ClaimCallback(ctx context.Context, channel string, tokens []string, expires time.Time) error {
 	if channel == "" || len(tokens) == 0 || expires.IsZero() {
 		return misuse("a claim needs a channel, tokens and an expiry")
 	}
-	err := s.w.do(ctx, func(b *batch) error {
+	err := s.transact(ctx, nil, func(b *batch) error {
 		for _, token := range tokens {
 			res, err := b.exec(`INSERT INTO callbacks (channel, token, expires_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, channel, token, micros(expires))
 			if err != nil {
@@ -180,8 +179,8 @@ func (s *SQLite) ClaimCallback(ctx context.Context, channel string, tokens []str
 }
 
 // ReleaseCallback implements notify.Outbox.
-func (s *SQLite) ReleaseCallback(ctx context.Context, channel string, tokens []string) error {
-	err := s.w.do(ctx, func(b *batch) error {
+func (s *tables) ReleaseCallback(ctx context.Context, channel string, tokens []string) error {
+	err := s.transact(ctx, nil, func(b *batch) error {
 		for _, token := range tokens {
 			if err := b.run(`DELETE FROM callbacks WHERE channel = ? AND token = ?`, channel, token); err != nil {
 				return err
@@ -196,10 +195,10 @@ func (s *SQLite) ReleaseCallback(ctx context.Context, channel string, tokens []s
 }
 
 // KeepReceipt implements notify.Outbox.
-func (s *SQLite) KeepReceipt(ctx context.Context, channel, approvalID, value string, now time.Time) error {
-	err := s.w.do(ctx, func(b *batch) error {
+func (s *tables) KeepReceipt(ctx context.Context, channel, approvalID, value string, now time.Time) error {
+	err := s.transact(ctx, nil, func(b *batch) error {
 		return b.run(`INSERT INTO receipts (channel, approval_id, value, at) VALUES (?, ?, ?, ?)
-			ON CONFLICT DO UPDATE SET value = excluded.value, at = excluded.at`, channel, approvalID, value, micros(now))
+			ON CONFLICT (channel, approval_id) DO UPDATE SET value = excluded.value, at = excluded.at`, channel, approvalID, value, micros(now))
 	})
 	if err != nil {
 		return fmt.Errorf("keep the receipt of %s: %w", approvalID, err)
@@ -208,9 +207,9 @@ func (s *SQLite) KeepReceipt(ctx context.Context, channel, approvalID, value str
 }
 
 // Receipt implements notify.Outbox.
-func (s *SQLite) Receipt(ctx context.Context, channel, approvalID string) (string, error) {
+func (s *tables) Receipt(ctx context.Context, channel, approvalID string) (string, error) {
 	var value string
-	err := s.read.QueryRowContext(ctx, `SELECT value FROM receipts WHERE channel = ? AND approval_id = ?`, channel, approvalID).Scan(&value)
+	err := s.row(ctx, `SELECT value FROM receipts WHERE channel = ? AND approval_id = ?`, channel, approvalID).Scan(&value)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return "", fmt.Errorf("look up the receipt of %s: %w", approvalID, err)
 	}
@@ -218,8 +217,8 @@ func (s *SQLite) Receipt(ctx context.Context, channel, approvalID string) (strin
 }
 
 // Forget implements notify.Outbox.
-func (s *SQLite) Forget(ctx context.Context, delivered, dead, now time.Time) error {
-	err := s.w.do(ctx, func(b *batch) error {
+func (s *tables) Forget(ctx context.Context, delivered, dead, now time.Time) error {
+	err := s.transact(ctx, nil, func(b *batch) error {
 		return errors.Join(
 			b.run(`DELETE FROM deliveries WHERE state = 'delivered' AND settled_at < ?`, micros(delivered)),
 			b.run(`DELETE FROM deliveries WHERE state = 'dead' AND settled_at < ?`, micros(dead)),

@@ -71,11 +71,7 @@ func scanGrant(row scanner) (gate.Grant, error) {
 
 // grant reads one in the transaction. gate.ErrNotFound.
 func (b *batch) grant(tenant, id string) (gate.Grant, error) {
-	st, err := b.stmt(`SELECT ` + grantColumns + ` FROM grants WHERE tenant_id = ? AND id = ?`)
-	if err != nil {
-		return gate.Grant{}, err
-	}
-	g, err := scanGrant(st.QueryRowContext(b.ctx, tenant, id))
+	g, err := scanGrant(b.one(`SELECT `+grantColumns+` FROM grants WHERE tenant_id = ? AND id = ?`, tenant, id))
 	if errors.Is(err, sql.ErrNoRows) {
 		return gate.Grant{}, notFound("grant", id)
 	}
@@ -83,7 +79,7 @@ func (b *batch) grant(tenant, id string) (gate.Grant, error) {
 }
 
 // CreateGrant implements gate.Store.
-func (s *SQLite) CreateGrant(ctx context.Context, g gate.Grant, maxLive int) error {
+func (s *tables) CreateGrant(ctx context.Context, g gate.Grant, maxLive int) error {
 	if err := checkGrant(g); err != nil {
 		return err
 	}
@@ -91,7 +87,7 @@ func (s *SQLite) CreateGrant(ctx context.Context, g gate.Grant, maxLive int) err
 	if err != nil {
 		return fmt.Errorf("store grant %s: %w", g.ID, err)
 	}
-	err = s.w.do(ctx, func(b *batch) error {
+	err = s.transact(ctx, []lock{exclusive("grants", g.TenantID)}, func(b *batch) error {
 		var taken, live int
 		if err := b.row(`SELECT count(*) FROM grants WHERE id = ?`, []any{g.ID}, &taken); err != nil {
 			return err
@@ -117,8 +113,8 @@ func (s *SQLite) CreateGrant(ctx context.Context, g gate.Grant, maxLive int) err
 }
 
 // GetGrant implements gate.Store.
-func (s *SQLite) GetGrant(ctx context.Context, tenant, id string) (gate.Grant, error) {
-	g, err := scanGrant(s.read.QueryRowContext(ctx, `SELECT `+grantColumns+` FROM grants WHERE tenant_id = ? AND id = ?`, tenant, id))
+func (s *tables) GetGrant(ctx context.Context, tenant, id string) (gate.Grant, error) {
+	g, err := scanGrant(s.row(ctx, `SELECT `+grantColumns+` FROM grants WHERE tenant_id = ? AND id = ?`, tenant, id))
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return gate.Grant{}, notFound("grant", id)
@@ -129,7 +125,7 @@ func (s *SQLite) GetGrant(ctx context.Context, tenant, id string) (gate.Grant, e
 }
 
 // Grants implements gate.Store.
-func (s *SQLite) Grants(ctx context.Context, q gate.GrantQuery) ([]gate.Grant, string, error) {
+func (s *tables) Grants(ctx context.Context, q gate.GrantQuery) ([]gate.Grant, string, error) {
 	from, err := parsePosition(q.Cursor)
 	if err != nil {
 		return nil, "", err
@@ -148,18 +144,14 @@ func (s *SQLite) Grants(ctx context.Context, q gate.GrantQuery) ([]gate.Grant, s
 }
 
 // GrantsFor implements gate.Store.
-func (s *SQLite) GrantsFor(ctx context.Context, tenant, agent, tool, ruleHash string, now time.Time) ([]gate.Grant, error) {
+func (s *tables) GrantsFor(ctx context.Context, tenant, agent, tool, ruleHash string, now time.Time) ([]gate.Grant, error) {
 	return s.grants(ctx, `WHERE tenant_id = ? AND tool = ? AND rule_hash = ? AND agent_id IN (?, '*')
 		AND revoked_at = 0 AND used < max_uses AND expires_at >= ? ORDER BY expires_at, id`, tenant, tool, ruleHash, agent, micros(now))
 }
 
-func (s *SQLite) grants(ctx context.Context, where string, args ...any) ([]gate.Grant, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT `+grantColumns+` FROM grants `+where, args...)
-	if err != nil {
-		return nil, fmt.Errorf("list grants: %w", err)
-	}
+func (s *tables) grants(ctx context.Context, where string, args ...any) ([]gate.Grant, error) {
 	var list []gate.Grant
-	err = eachRow(rows, func(row scanner) error {
+	err := s.each(ctx, `SELECT `+grantColumns+` FROM grants `+where, args, func(row scanner) error {
 		g, err := scanGrant(row)
 		list = append(list, g)
 		return err
@@ -172,9 +164,9 @@ func (s *SQLite) grants(ctx context.Context, where string, args ...any) ([]gate.
 
 // UseGrant implements gate.Store. The count, the sum and the use are one
 // transaction: a crash before its end took nothing, one after it took one use.
-func (s *SQLite) UseGrant(ctx context.Context, tenant, id, eventID string, amount int64, now time.Time) (gate.Grant, error) {
+func (s *tables) UseGrant(ctx context.Context, tenant, id, eventID string, amount int64, now time.Time) (gate.Grant, error) {
 	var got gate.Grant
-	err := s.w.do(ctx, func(b *batch) error {
+	err := s.transact(ctx, []lock{exclusive("grant", id)}, func(b *batch) error {
 		g, err := b.grant(tenant, id)
 		if err != nil {
 			return err
@@ -201,8 +193,8 @@ func (s *SQLite) UseGrant(ctx context.Context, tenant, id, eventID string, amoun
 }
 
 // ReleaseGrant implements gate.Store.
-func (s *SQLite) ReleaseGrant(ctx context.Context, tenant, id, eventID string) error {
-	err := s.w.do(ctx, func(b *batch) error {
+func (s *tables) ReleaseGrant(ctx context.Context, tenant, id, eventID string) error {
+	err := s.transact(ctx, []lock{exclusive("grant", id)}, func(b *batch) error {
 		g, err := b.grant(tenant, id)
 		if errors.Is(err, gate.ErrNotFound) {
 			return nil
@@ -231,12 +223,12 @@ func (s *SQLite) ReleaseGrant(ctx context.Context, tenant, id, eventID string) e
 }
 
 // RevokeGrant implements gate.Store.
-func (s *SQLite) RevokeGrant(ctx context.Context, tenant, id, keyID string, at time.Time) (gate.Grant, error) {
+func (s *tables) RevokeGrant(ctx context.Context, tenant, id, keyID string, at time.Time) (gate.Grant, error) {
 	if keyID == "" || at.IsZero() {
 		return gate.Grant{}, misuse("revoking grant %s without a key or a time", id)
 	}
 	var got gate.Grant
-	err := s.w.do(ctx, func(b *batch) error {
+	err := s.transact(ctx, []lock{exclusive("grant", id)}, func(b *batch) error {
 		err := b.run(`UPDATE grants SET revoked_at = ?, revoked_by = ? WHERE tenant_id = ? AND id = ? AND revoked_at = 0`, micros(at), keyID, tenant, id)
 		if err != nil {
 			return err

@@ -11,16 +11,18 @@ import (
 )
 
 // KeepAnswer implements gate.Store.
-func (s *SQLite) KeepAnswer(ctx context.Context, tenant, approval string, sealed []byte, now, expires time.Time) error {
+func (s *tables) KeepAnswer(ctx context.Context, tenant, approval string, sealed []byte, now, expires time.Time) error {
 	if tenant == "" || approval == "" || len(sealed) == 0 || expires.IsZero() {
 		return misuse("an answer is kept by tenant, approval and expiry")
 	}
-	err := s.w.do(ctx, func(b *batch) error {
-		if err := b.run(`DELETE FROM answers WHERE expires_at < ?`, micros(now)); err != nil {
-			return err
+	err := s.transact(ctx, nil, func(b *batch) error {
+		if s.sweeps() {
+			if err := b.run(`DELETE FROM answers WHERE expires_at < ?`, micros(now)); err != nil {
+				return err
+			}
 		}
 		return b.run(`INSERT INTO answers (tenant_id, approval_id, sealed, expires_at) VALUES (?, ?, ?, ?)
-			ON CONFLICT DO UPDATE SET sealed = excluded.sealed, expires_at = excluded.expires_at`,
+			ON CONFLICT (tenant_id, approval_id) DO UPDATE SET sealed = excluded.sealed, expires_at = excluded.expires_at`,
 			tenant, approval, sealed, micros(expires))
 	})
 	if err != nil {
@@ -30,9 +32,9 @@ func (s *SQLite) KeepAnswer(ctx context.Context, tenant, approval string, sealed
 }
 
 // Answer implements gate.Store.
-func (s *SQLite) Answer(ctx context.Context, tenant, approval string, now time.Time) ([]byte, error) {
+func (s *tables) Answer(ctx context.Context, tenant, approval string, now time.Time) ([]byte, error) {
 	var sealed []byte
-	err := s.read.QueryRowContext(ctx, `SELECT sealed FROM answers WHERE tenant_id = ? AND approval_id = ? AND expires_at > ?`,
+	err := s.row(ctx, `SELECT sealed FROM answers WHERE tenant_id = ? AND approval_id = ? AND expires_at > ?`,
 		tenant, approval, micros(now)).Scan(&sealed)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):

@@ -16,13 +16,15 @@ import (
 const passportGrace = 7 * 24 * time.Hour
 
 // ClaimPassport implements gate.Store.
-func (s *SQLite) ClaimPassport(ctx context.Context, tenant, jti, eventID string, expires time.Time) error {
+func (s *tables) ClaimPassport(ctx context.Context, tenant, jti, eventID string, expires time.Time) error {
 	if tenant == "" || jti == "" || eventID == "" || expires.IsZero() {
 		return misuse("a passport is claimed by tenant, jti, event and expiry")
 	}
-	err := s.w.do(ctx, func(b *batch) error {
-		if err := b.run(`DELETE FROM passports WHERE expires_at < ?`, micros(time.Now().Add(-passportGrace))); err != nil {
-			return err
+	err := s.transact(ctx, []lock{exclusive("passport", tenant, jti)}, func(b *batch) error {
+		if s.sweeps() {
+			if err := b.run(`DELETE FROM passports WHERE expires_at < ?`, micros(time.Now().Add(-passportGrace))); err != nil {
+				return err
+			}
 		}
 		var used string
 		var revoked int64
@@ -37,7 +39,7 @@ func (s *SQLite) ClaimPassport(ctx context.Context, tenant, jti, eventID string,
 			return fmt.Errorf("event %s has used it: %w", used, gate.ErrIllegalState)
 		}
 		return b.run(`INSERT INTO passports (tenant_id, jti, used_by, expires_at) VALUES (?, ?, ?, ?)
-			ON CONFLICT DO UPDATE SET used_by = excluded.used_by`, tenant, jti, eventID, micros(expires))
+			ON CONFLICT (tenant_id, jti) DO UPDATE SET used_by = excluded.used_by`, tenant, jti, eventID, micros(expires))
 	})
 	if err != nil {
 		return fmt.Errorf("claim passport %s: %w", jti, err)
@@ -46,8 +48,8 @@ func (s *SQLite) ClaimPassport(ctx context.Context, tenant, jti, eventID string,
 }
 
 // ReleasePassport implements gate.Store.
-func (s *SQLite) ReleasePassport(ctx context.Context, tenant, jti, eventID string) error {
-	err := s.w.do(ctx, func(b *batch) error {
+func (s *tables) ReleasePassport(ctx context.Context, tenant, jti, eventID string) error {
+	err := s.transact(ctx, []lock{exclusive("passport", tenant, jti)}, func(b *batch) error {
 		return b.run(`UPDATE passports SET used_by = '' WHERE tenant_id = ? AND jti = ? AND used_by = ?`, tenant, jti, eventID)
 	})
 	if err != nil {
@@ -57,14 +59,15 @@ func (s *SQLite) ReleasePassport(ctx context.Context, tenant, jti, eventID strin
 }
 
 // RevokePassport implements gate.Store.
-func (s *SQLite) RevokePassport(ctx context.Context, tenant, jti, reason string, at, expires time.Time) error {
+func (s *tables) RevokePassport(ctx context.Context, tenant, jti, reason string, at, expires time.Time) error {
 	if tenant == "" || jti == "" || at.IsZero() || expires.IsZero() {
 		return misuse("a passport is revoked by tenant, jti, time and expiry")
 	}
-	err := s.w.do(ctx, func(b *batch) error {
+	err := s.transact(ctx, []lock{exclusive("passport", tenant, jti)}, func(b *batch) error {
 		return b.run(`INSERT INTO passports (tenant_id, jti, revoked_at, reason, expires_at) VALUES (?, ?, ?, ?, ?)
-			ON CONFLICT DO UPDATE SET revoked_at = CASE WHEN revoked_at = 0 THEN excluded.revoked_at ELSE revoked_at END,
-			reason = CASE WHEN revoked_at = 0 THEN excluded.reason ELSE reason END, expires_at = max(expires_at, excluded.expires_at)`,
+			ON CONFLICT (tenant_id, jti) DO UPDATE SET revoked_at = CASE WHEN passports.revoked_at = 0 THEN excluded.revoked_at ELSE passports.revoked_at END,
+			reason = CASE WHEN passports.revoked_at = 0 THEN excluded.reason ELSE passports.reason END,
+			expires_at = CASE WHEN passports.expires_at < excluded.expires_at THEN excluded.expires_at ELSE passports.expires_at END`,
 			tenant, jti, micros(at), reason, micros(expires))
 	})
 	if err != nil {
@@ -74,9 +77,9 @@ func (s *SQLite) RevokePassport(ctx context.Context, tenant, jti, reason string,
 }
 
 // PassportState implements gate.Store.
-func (s *SQLite) PassportState(ctx context.Context, tenant, jti string) (usedBy string, revoked bool, err error) {
+func (s *tables) PassportState(ctx context.Context, tenant, jti string) (usedBy string, revoked bool, err error) {
 	var at int64
-	err = s.read.QueryRowContext(ctx, `SELECT used_by, revoked_at FROM passports WHERE tenant_id = ? AND jti = ?`, tenant, jti).Scan(&usedBy, &at)
+	err = s.row(ctx, `SELECT used_by, revoked_at FROM passports WHERE tenant_id = ? AND jti = ?`, tenant, jti).Scan(&usedBy, &at)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", false, nil
 	}

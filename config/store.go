@@ -1,0 +1,47 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/actpass/sidecar/strictyaml"
+)
+
+// maxConns bounds store.max_conns: a sidecar that needs more has another trouble.
+const maxConns = 200
+
+func (c *Config) validateStore(at func(string) strictyaml.Pos, faults *strictyaml.Faults) {
+	s := c.Store
+	if s.MaxConns < 1 || s.MaxConns > maxConns {
+		faults.Addf(at("store.max_conns"), "`store.max_conns` must be 1 to %d", maxConns)
+	}
+	switch {
+	case s.Driver == "postgres" && s.DSN == "" && s.DSNFile == "":
+		faults.Addf(at("store.driver"), "`store.dsn`: postgres needs a connection string: name a file that holds it in `store.dsn_file`, or set ACTPASS_STORE_DSN")
+	case s.DSN != "" && s.DSNFile != "":
+		faults.Addf(at("store.dsn_file"), "`store.dsn` and `store.dsn_file` are both set: remove one")
+	case s.Driver == "sqlite" && s.DSN != "":
+		faults.Addf(at("store.dsn"), "`store.dsn` is not used by the sqlite driver, which lives in data_dir: remove it, or set `store.driver: postgres`")
+	case s.Driver == "sqlite" && s.DSNFile != "":
+		faults.Addf(at("store.dsn_file"), "`store.dsn_file` is not used by the sqlite driver, which lives in data_dir: remove it, or set `store.driver: postgres`")
+	}
+}
+
+// StoreDSN is the connection string of postgres, from where the settings say. Its
+// errors do not hold it.
+func (c *Config) StoreDSN() (string, error) {
+	if c.Store.DSNFile == "" {
+		return c.Store.DSN, nil
+	}
+	raw, err := os.ReadFile(c.Path(c.Store.DSNFile))
+	if err != nil {
+		return "", fmt.Errorf("`store.dsn_file`: %w", err)
+	}
+	dsn := strings.TrimSpace(string(raw))
+	if dsn == "" {
+		return "", errors.New("`store.dsn_file`: the file is empty")
+	}
+	return dsn, nil
+}
