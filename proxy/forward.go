@@ -128,7 +128,7 @@ func (x *exchange) direct(out *gate.Outbound) (resp *http.Response, tried bool, 
 	}
 	addr := net.JoinHostPort(x.host, x.port)
 	pool := x.live.upstream.kept
-	if !pool.speaks(head.Scheme, addr) {
+	if !pool.speaks(head.Scheme, addr) || !plainHost(x.sendHost) {
 		return nil, false, nil
 	}
 	buf, _ := upBuffers.Get().(*[]byte)

@@ -387,6 +387,19 @@ func appendCall(b []byte, method, target, host string, header http.Header, body 
 	return append(b, body...), nil
 }
 
+// plainHost says that a Host header is a name or an address and perhaps a port.
+// What else a call carries in monitor and warn is net/http's to write.
+func plainHost(host string) bool {
+	for i := range len(host) {
+		switch c := host[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '.', c == '-', c == '_', c == ':', c == '[', c == ']':
+		default:
+			return false
+		}
+	}
+	return host != ""
+}
+
 func appendHeader(b []byte, name, value string) []byte {
 	b = append(b, name...)
 	b = append(b, ": "...)
