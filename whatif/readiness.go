@@ -304,8 +304,11 @@ func (s *ReadinessStudy) conclude(r *readinessRow, now *gate.Rules) {
 	if n := r.Reasons[unknownReason]; n > 0 {
 		r.Missing = append(r.Missing, fmt.Sprintf("for %d %s the verdict hangs on a value that is not on record", n, calls(n)))
 	}
-	if n := r.Unexplained - r.Reasons[unknownReason]; n > 0 {
-		r.Missing = append(r.Missing, fmt.Sprintf("%d %s would be blocked though no rule says so (%s): write a rule that allows or denies them", n, calls(n), r.codes()))
+	if n, codes := r.blockedFor(false); n > 0 {
+		r.Missing = append(r.Missing, fmt.Sprintf("%d %s would be blocked though no rule says so (%s): write a rule that allows or denies them", n, calls(n), codes))
+	}
+	if n, codes := r.blockedFor(true); n > 0 {
+		r.Missing = append(r.Missing, fmt.Sprintf("%d %s would be blocked for want of a good passport (%s): issue passports to the agent", n, calls(n), codes))
 	}
 	if r.unruled > 0 {
 		r.Missing = append(r.Missing, fmt.Sprintf("%d %s neither mapped nor named by a rule, and would go unread", r.unruled, calls(r.unruled)+isAre(r.unruled)))
@@ -323,16 +326,18 @@ func (s *ReadinessStudy) conclude(r *readinessRow, now *gate.Rules) {
 	}
 }
 
-// codes are the reasons of what would be blocked unexplained.
-func (r *readinessRow) codes() string {
+// blockedFor counts what would be blocked unexplained, and names the reasons:
+// those that a passport would mend, or the others.
+func (r *readinessRow) blockedFor(passport bool) (n int, codes string) {
 	var list []string
-	for reason := range r.Reasons {
-		if reason != unknownReason {
+	for reason, count := range r.Reasons {
+		if reason != unknownReason && strings.HasPrefix(reason, "passport.") == passport {
+			n += count
 			list = append(list, reason)
 		}
 	}
 	slices.Sort(list)
-	return strings.Join(list, ", ")
+	return n, strings.Join(list, ", ")
 }
 
 func calls(n int) string {

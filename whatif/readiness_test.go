@@ -104,7 +104,7 @@ func TestReadiness(t *testing.T) {
 		{name: "in force", events: calls(1, nil), change: func(o *whatif.ReadinessOptions) {
 			o.Rules.Overrides = []gate.Override{{Tool: "stripe.*", Mode: gate.ModeEnforce}}
 		}, verdict: whatif.InForce, missing: "seen on 1"},
-		{name: "without a passport under strict", events: calls(3, nil), change: func(o *whatif.ReadinessOptions) { o.Mode = gate.ModeStrict }, verdict: whatif.NotReady, missing: "passport.required"},
+		{name: "without a passport under strict", events: calls(3, nil), change: func(o *whatif.ReadinessOptions) { o.Mode = gate.ModeStrict }, verdict: whatif.NotReady, missing: "3 calls would be blocked for want of a good passport (passport.required)"},
 		{name: "retries of one question", events: calls(3, func(e *evidence.Event) {
 			amount(6000)(e)
 			e.Approval = &evidence.Approval{ID: "apr_1"}

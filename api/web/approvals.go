@@ -47,11 +47,13 @@ type approvalView struct {
 
 // notices are what a page says after a form; the address carries only the word.
 var notices = map[string]string{
-	"approve":  "Your approval is on record.",
-	"deny":     "Denied. The call will not be sent.",
-	"escalate": "Escalated to the groups that you named.",
-	"created":  "The key was made.",
-	"revoked":  "Revoked. It is refused from now on.",
+	"approve":   "Your approval is on record.",
+	"deny":      "Denied. The call will not be sent.",
+	"escalate":  "Escalated to the groups that you named.",
+	"tightened": "Tightened, from the next call on.",
+	"cleared":   "Cleared. The configured mode applies again.",
+	"created":   "The key was made.",
+	"revoked":   "Revoked. It is refused from now on.",
 }
 
 func (d *Dashboard) findApproval(r *http.Request, v *visit) (*approvalView, error) {

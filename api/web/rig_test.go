@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
@@ -22,6 +23,7 @@ import (
 	"github.com/actpass/sidecar/mapping"
 	"github.com/actpass/sidecar/policy"
 	"github.com/actpass/sidecar/store"
+	"github.com/actpass/sidecar/whatif"
 )
 
 // rig is the dashboard over a real API, gate, log and index.
@@ -38,7 +40,22 @@ type events struct {
 	*store.Index
 	log             *ledger.Log
 	dir             string
+	gate            *gate.Gate
 	api.EventSource // Simulate is not asked
+}
+
+func (e events) Readiness(_ context.Context, q api.ReadinessQuery) (out whatif.Readiness, err error) {
+	s, err := whatif.NewReadiness(whatif.ReadinessOptions{
+		Rules: e.gate.Rules(), Mode: q.Mode, Tenant: q.Tenant, Since: q.Since, Now: q.Now, Tool: q.Tool, Agent: q.Agent, MinDays: q.MinDays, MaxHolds: q.MaxHolds, Limit: q.Limit,
+	})
+	if err != nil {
+		return out, err
+	}
+	list, err := e.log.Read(0, 1000)
+	for _, entry := range list {
+		err = errors.Join(err, s.Add(entry.Record))
+	}
+	return s.Report(), err
 }
 
 func (e events) Event(ctx context.Context, tenant, id string) ([]byte, error) {
@@ -118,7 +135,7 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 	ctx, stop := context.WithCancel(context.Background())
 	followed := make(chan struct{})
 	go func() { defer close(followed); _ = ix.Follow(ctx, r.log) }()
-	r.api = api.New(api.Options{Gate: r.gate, Events: events{Index: ix, log: r.log, dir: filepath.Join(dir, "ledger")}})
+	r.api = api.New(api.Options{Gate: r.gate, Events: events{Index: ix, gate: r.gate, log: r.log, dir: filepath.Join(dir, "ledger")}})
 	o := Options{API: r.api, Gate: r.gate, Evidence: r.log, Version: "test", Addresses: func() Addresses {
 		return Addresses{Proxy: "127.0.0.1:8080", API: "127.0.0.1:8090", CAFile: "ca.pem"}
 	}}

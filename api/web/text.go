@@ -155,7 +155,7 @@ func mark(s string) string {
 		return "bad"
 	case "require_approval", "require_tool_reapproval", "pending", "held", "hold":
 		return "wait"
-	case "warn", "ambiguous", "expired", "cancelled":
+	case "warn", "not_ready", "ambiguous", "expired", "cancelled":
 		return "warn"
 	}
 	return "plain"
@@ -165,6 +165,7 @@ var spoken = map[string]string{
 	"allow": "Allow", "deny": "Deny", "require_approval": "Needs approval", "warn": "Warn", "require_tool_reapproval": "Tool changed",
 	"forward": "forward proxy", "connect": "intercepted connection", "reverse": "base URL", "transparent": "redirected connection", "api": "preflight API",
 	"api_key": "an API key", "passport": "a passport", "config": "the sidecar's configuration",
+	"not_ready": "not ready", "in_force": "in force",
 	"none": "let it through", "block": "blocked it", "hold": "held it for a human",
 }
 
@@ -175,6 +176,9 @@ func words(s string) string {
 	}
 	return s
 }
+
+// portion rounds down: it never says 100 of what is not whole.
+func portion(share float64) string { return strconv.Itoa(int(share*100)) + "%" }
 
 func duration(ms float64) string {
 	switch {

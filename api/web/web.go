@@ -141,6 +141,10 @@ func (d *Dashboard) table() []row {
 		{"POST", "/ui/keys", forAdmins, d.keyCreate},
 		{"POST", "/ui/keys/{id}/revoke", forAdmins, d.keyRevoke},
 		{"POST", "/ui/passports/revoke", forAdmins, d.passportRevoke},
+		{"GET", "/ui/readiness", forHumans, d.readiness},
+		{"GET", "/ui/modes/new", forAdmins, d.modeNew},
+		{"POST", "/ui/modes", forAdmins, d.modeSet},
+		{"POST", "/ui/modes/{id}/clear", forAdmins, d.modeClear},
 		{"GET", "/ui/stream", forAll, d.stream},
 		{"POST", "/ui/signout", forAll, d.signOut},
 	}

@@ -187,7 +187,7 @@ func TestWhoReachesWhat(t *testing.T) {
 	for _, name := range []string{"acme", "globex"} {
 		_, agent := r.key(name, gate.RoleGateway)
 		a := refund(9000)
-		a.Resource = "stripe:charge:secret_of_" + name
+		a.Resource, a.AgentID = "stripe:charge:secret_of_"+name, "secret_of_"+name
 		th := &tenant{}
 		th.event, th.approval = r.ask(agent, a)
 		things[name] = th
@@ -207,6 +207,10 @@ func TestWhoReachesWhat(t *testing.T) {
 		{"POST", "/ui/events/EVENT/verify", no, ok, ok, none},
 		{"GET", "/ui/approvals", ok, ok, ok, ok},
 		{"GET", "/ui/approvals/APPROVAL", ok, ok, ok, none},
+		{"GET", "/ui/readiness", no, ok, ok, ok},
+		{"GET", "/ui/modes/new?mode=strict&tool=stripe.*", no, no, ok, ok},
+		{"POST", "/ui/modes", no, no, http.StatusBadRequest, http.StatusBadRequest},                       // not confirmed
+		{"POST", "/ui/modes/mod_none/clear", no, no, http.StatusBadRequest, http.StatusBadRequest},        // likewise
 		{"POST", "/ui/approvals/APPROVAL/decide", no, http.StatusBadRequest, http.StatusBadRequest, none}, // without a decision
 	} {
 		for _, name := range []string{"acme", "globex"} {
@@ -443,7 +447,7 @@ func TestNothingThatAnAgentSendsActs(t *testing.T) {
 		}, evil)
 		a.Args["metadata"] = map[string]any{evil: evil}
 		event, approval := r.ask(agent, a)
-		for _, path := range []string{"/ui/overview", "/ui/policies", "/ui/events", "/ui/events/" + event, "/ui/approvals", "/ui/approvals/" + approval, "/ui/events?tool=" + url.QueryEscape(evil) + "&agent_id=" + url.QueryEscape(evil), "/ui/events?cursor=" + url.QueryEscape(evil), "/ui/events?since=" + url.QueryEscape(evil)} {
+		for _, path := range []string{"/ui/overview", "/ui/policies", "/ui/events", "/ui/events/" + event, "/ui/approvals", "/ui/approvals/" + approval, "/ui/events?tool=" + url.QueryEscape(evil) + "&agent_id=" + url.QueryEscape(evil), "/ui/events?cursor=" + url.QueryEscape(evil), "/ui/events?since=" + url.QueryEscape(evil), "/ui/readiness", "/ui/readiness?tool=" + url.QueryEscape(evil) + "&mode=" + url.QueryEscape(evil), "/ui/modes/new?mode=enforce&tool=" + url.QueryEscape(evil) + "&agent_id=" + url.QueryEscape(evil)} {
 			got := b.get(path)
 			if got.status != http.StatusOK {
 				t.Errorf("%s answers %d", path, got.status)

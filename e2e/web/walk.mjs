@@ -27,12 +27,13 @@ async function visit(key, options) {
 
 for (const [width, colorScheme] of [[1440, 'light'], [1440, 'dark'], [390, 'light'], [390, 'dark']]) {
   const page = await visit(ADMIN, { viewport: { width, height: 844 }, colorScheme, bypassCSP: true })
-  for (const [path, row] of [['overview'], ['policies'], ['keys'], ['events'], ['events', true], ['approvals'], ['approvals', true]]) {
+  for (const [path, row] of [['overview'], ['policies'], ['keys'], ['events'], ['events', true], ['approvals'], ['approvals', true], ['readiness?mode=strict'], ['modes/new?mode=strict&tool=stripe.*']]) {
     await page.goto(BASE + '/ui/' + path)
     if (row) await Promise.all([page.waitForURL('**/ui/' + path + '/*'), page.click('a.row')])
     await page.evaluate(axe)
     const { violations } = await page.evaluate(() => window.axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'] }))
     for (const v of violations) find(`${page.url()} ${width} ${colorScheme}: ${v.id}: ${v.nodes[0].html}`)
+    if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/${path.replace(/\W+/g, '_')}${row ? '_one' : ''}_${width}_${colorScheme}.png`, fullPage: true })
     if (await page.evaluate(() => document.documentElement.scrollWidth > innerWidth)) find(`${page.url()} is wider than ${width}`)
   }
   await page.context().close()
@@ -50,5 +51,19 @@ await phone.fill('#reason', 'looked at it')
 await phone.click('button.yes')
 if (!/Your approval is on record/.test(await phone.textContent('main'))) find('the approval was not taken')
 await watcher.waitForFunction((n) => document.querySelectorAll('.queue li').length === n - 1, before).catch(() => find('the second person still sees it'))
+
+// An admin tightens a tool without script, sees it in force, and clears it.
+const admin = await visit(ADMIN, { javaScriptEnabled: false })
+await admin.goto(BASE + '/ui/readiness')
+await admin.fill('.card [name=tool]', 'stripe.payout.*')
+await admin.selectOption('.card [name=mode]', 'strict')
+await admin.click('text=Next…')
+await admin.fill('#reason', 'payouts first')
+await admin.check('#confirm')
+await admin.click('button.yes')
+if (!/Tightened, from the next call on/.test(await admin.textContent('main'))) find('the mode was not set')
+await admin.click('.queue summary')
+await admin.click('text=Clear it')
+if (!/Cleared\./.test(await admin.textContent('main')) || /payouts first/.test(await admin.textContent('main'))) find('the mode was not cleared')
 await browser.close()
 console.log(findings ? 'findings: ' + findings : 'fine')
