@@ -108,6 +108,7 @@ type condition struct {
 	program     cel.Program
 	reads       []read
 	comparisons []comparison
+	constants   []Field
 	constant    ref.Val // of an expression that is a literal, else nil
 }
 
@@ -166,7 +167,7 @@ func compileCondition(text string, want *cel.Type) (*condition, []exprFault) {
 		return nil, faults
 	}
 
-	c := &condition{text: text, reads: fields.reads, comparisons: fields.comparisons}
+	c := &condition{text: text, reads: fields.reads, comparisons: fields.comparisons, constants: fields.constants}
 	if native.Expr().Kind() == ast.LiteralKind {
 		c.constant = native.Expr().AsLiteral()
 	}

@@ -45,6 +45,7 @@ type comparison struct {
 type reader struct {
 	reads       []read
 	comparisons []comparison
+	constants   []Field
 	shadowed    string // a loop variable that hides a map
 }
 
@@ -104,6 +105,7 @@ func (c *reader) expr(e ast.Expr) {
 
 func (c *reader) call(call ast.CallExpr) {
 	args := call.Args()
+	c.literals(call)
 	switch call.FunctionName() {
 	case operators.In:
 		// "name" in header asks whether a field is there, as has() does.

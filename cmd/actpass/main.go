@@ -81,7 +81,7 @@ func newRoot() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newServeCmd(), newRunCmd(), newCheckCmd(), newExplainCmd(),
 		newKeysCmd(), newPassportCmd(), newApprovalsCmd(), newGrantsCmd(), newLimitsCmd(), newModeCmd(), newEvidenceCmd(), newCACmd(), newMappingCmd(),
-		newSimulateCmd(), newReviewCmd(), newReadinessCmd(), newTestCmd(), newRedirectCmd(), newInjectCmd(), newDoctorCmd())
+		newSimulateCmd(), newReviewCmd(), newPolicyCmd(), newReadinessCmd(), newTestCmd(), newRedirectCmd(), newInjectCmd(), newDoctorCmd())
 	strictArgs(root)
 	return root
 }
