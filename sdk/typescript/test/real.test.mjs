@@ -1,37 +1,25 @@
 // The real binary, built here: every mode, the record, and races.
 import assert from 'node:assert/strict'
-import { execFileSync, spawn } from 'node:child_process'
-import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { execFileSync } from 'node:child_process'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
 import { after, before, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { ActPass, HeldError, MisusedError, RefusedError, verifyEvidence } from '../dist/esm/index.js'
+import { start } from './sidecar.mjs'
 
-const root = fileURLToPath(new URL('../../..', import.meta.url))
-const dir = mkdtempSync(join(tmpdir(), 'actpass-sdk-'))
-let config, bin, sidecar, baseUrl, admin, agent, agentKey
+let dir, config, bin, sidecar, baseUrl, admin, agent, agentKey
 const refund = (amount, more) => ({ tool: 'stripe.refund.create', resource: 'stripe:charge:ch_123', args: { amount, currency: 'usd' }, goal: 'resolve_refund_request', userId: 'user_456', ...more })
 
 before(async () => {
-  bin = join(dir, 'actpass')
-  execFileSync('go', ['build', '-o', bin, './cmd/actpass'], { cwd: root, stdio: 'inherit' })
-  mkdirSync(join(dir, 'policies'))
-  copyFileSync(join(root, 'policies/refund_policy.yaml'), join(dir, 'policies/refund_policy.yaml'))
-  config = join(dir, 'config.yaml')
-  writeFileSync(config, 'mode: monitor\nidentity: { tenant_id: acme, agent_id: support_agent }\nlisten: { proxy: "127.0.0.1:0", reverse: "127.0.0.1:0", api: "127.0.0.1:0" }\npolicy: { files: [./policies/*.yaml] }\n')
-  sidecar = spawn(bin, ['serve', '--config', config], { stdio: ['ignore', 'ignore', 'pipe'] })
-  baseUrl = await new Promise((done, fail) => {
-    sidecar.once('exit', () => fail(new Error('the sidecar ended')))
-    createInterface({ input: sidecar.stderr }).on('line', (l) => { if (l.includes('"msg":"ready"')) done('http://' + JSON.parse(l).api) })
-  })
-  const key = (...args) => execFileSync(bin, ['keys', 'create', '--config', config, ...args], { encoding: 'utf8' }).trim()
+  sidecar = await start()
+  ;({ dir, bin, config, baseUrl } = sidecar)
+  const key = sidecar.key
   admin = key('--name', 'admin', '--role', 'admin')
   agentKey = key('--name', 'a', '--role', 'gateway', '--agent', 'support_agent')
   agent = new ActPass({ apiKey: agentKey, tenantId: 'acme', agentId: 'support_agent', baseUrl })
 })
-after(async () => { const gone = new Promise((done) => sidecar.once('exit', done)); sidecar.kill(); await gone; rmSync(dir, { recursive: true, force: true }) })
+after(() => sidecar?.stop())
 
 const event = async (id) => (await fetch(`${baseUrl}/api/v1/evidence/events/${id}`, { headers: { authorization: 'Bearer ' + admin } })).json()
 
