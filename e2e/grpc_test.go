@@ -135,6 +135,16 @@ upstream:
 	if len(arrived) != 0 {
 		t.Errorf("%d more calls arrived", len(arrived))
 	}
+	// explain reads the same message by the same descriptor.
+	in := dynamicpb.NewMessage(refund)
+	in.Set(refund.Fields().ByName("amount"), protoreflect.ValueOfInt64(500_000))
+	message, err := proto.Marshal(in)
+	must(t, err)
+	write("frame.bin", append([]byte{0, 0, 0, 0, byte(len(message))}, message...))
+	out, code := sc.cli("explain", "POST", "https://"+host+"/pay.Refunds/Create", "-d", "@"+filepath.Join(sc.dir, "frame.bin"), "-H", "Content-Type: application/grpc")
+	if code != 1 || !strings.Contains(out, "args.amount = 500000") || !strings.Contains(out, "policy.default") {
+		t.Errorf("explain: %d\n%s", code, out)
+	}
 }
 
 // connectThrough opens a tunnel through the forward proxy.
