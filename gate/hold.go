@@ -97,7 +97,7 @@ func (g *Gate) open(ctx context.Context, c *call, a Approval) (Approval, *Refusa
 			if ref := g.settled(ctx, c, last); ref != nil {
 				return Approval{}, ref, nil
 			}
-			a.Seen = last.ID
+			a.Seen = seen(last)
 		case errors.Is(err, ErrNotFound):
 			a.Seen = SeenNone
 		default:
@@ -109,6 +109,16 @@ func (g *Gate) open(ctx context.Context, c *call, a Approval) (Approval, *Refusa
 		}
 		// Answered between the two: look again.
 	}
+}
+
+// seen is last as OpenApproval is told of it. One that was still open when it was
+// looked at does not count as seen: it may have been used since, and the call must
+// then be answered by it and not ask again.
+func seen(last Approval) string {
+	if last.State == ApprovalPending || last.State == ApprovalApproved {
+		return SeenNone
+	}
+	return last.ID
 }
 
 // wait blocks until the approval is decided, and then goes on with the call.

@@ -194,7 +194,7 @@ func (g *Gate) openPreflight(ctx context.Context, c *call, p Preflight) (got App
 		case err == nil && last.State == ApprovalDenied && g.now().Sub(lastMove(last)) <= settledFor(last):
 			return last, true, nil
 		case err == nil:
-			a.Seen = last.ID
+			a.Seen = seen(last)
 		case errors.Is(err, ErrNotFound):
 			a.Seen = SeenNone
 		default:
