@@ -71,10 +71,23 @@ func (s *pgSession) ResetSession(context.Context) error {
 	return nil
 }
 
+// errBroken is in the chain of the error of a connection that is not there any more.
+var errBroken = errors.New("the connection broke")
+
+// said is err, marked where it was not the server that spoke but the connection
+// that ended.
+func (s *pgSession) said(err error) error {
+	var pg *pgconn.PgError
+	if err == nil || !s.pg.IsClosed() || errors.As(err, &pg) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errBroken, err)
+}
+
 // Ping implements driver.Pinger.
 func (s *pgSession) Ping(ctx context.Context) error {
 	_, err := s.pg.Exec(ctx, "").ReadAll()
-	return err
+	return s.said(err)
 }
 
 // exec runs statements as they are, without parameters, and gives the tag of the
@@ -82,7 +95,7 @@ func (s *pgSession) Ping(ctx context.Context) error {
 func (s *pgSession) exec(ctx context.Context, statements string) (pgconn.CommandTag, error) {
 	results, err := s.pg.Exec(ctx, statements).ReadAll()
 	if err != nil || len(results) == 0 {
-		return pgconn.CommandTag{}, err
+		return pgconn.CommandTag{}, s.said(err)
 	}
 	return results[len(results)-1].CommandTag, nil
 }
@@ -98,7 +111,7 @@ func (s *pgSession) ExecContext(ctx context.Context, query string, args []driver
 		return nil, err
 	}
 	res := s.pg.ExecParams(ctx, query, params, nil, nil, nil).Read()
-	return driver.RowsAffected(res.CommandTag.RowsAffected()), res.Err
+	return driver.RowsAffected(res.CommandTag.RowsAffected()), s.said(res.Err)
 }
 
 // QueryContext implements driver.QueryerContext.
@@ -110,7 +123,7 @@ func (s *pgSession) QueryContext(ctx context.Context, query string, args []drive
 	// Lists are of at most a thousand rows: read whole, the connection is free.
 	res := s.pg.ExecParams(ctx, query, params, nil, nil, nil).Read()
 	if res.Err != nil {
-		return nil, res.Err
+		return nil, s.said(res.Err)
 	}
 	return &pgRows{res: res}, nil
 }

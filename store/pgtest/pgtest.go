@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -26,6 +27,7 @@ type Cluster struct {
 	Port int
 
 	bin, data string
+	flags     string
 	as        *syscall.Credential // nil: this user
 	databases atomic.Int64
 }
@@ -48,8 +50,8 @@ func Start(t testing.TB) *Cluster {
 	return c
 }
 
-// New is Start without a test, for TestMain.
-func New() (c *Cluster, remove func(), err error) {
+// New is Start without a test, for TestMain, with further flags of the server.
+func New(flags ...string) (c *Cluster, remove func(), err error) {
 	bins, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if len(bins) == 0 {
 		if one, err := exec.LookPath("initdb"); err == nil {
@@ -60,7 +62,7 @@ func New() (c *Cluster, remove func(), err error) {
 		return nil, nil, fmt.Errorf("PostgreSQL is not installed: apt-get install postgresql")
 	}
 	slices.Sort(bins)
-	c = &Cluster{bin: filepath.Dir(bins[len(bins)-1])}
+	c = &Cluster{bin: filepath.Dir(bins[len(bins)-1]), flags: strings.Join(flags, " ")}
 	dir, err := os.MkdirTemp("", "actpass-pg-")
 	if err != nil {
 		return nil, nil, err
@@ -102,16 +104,16 @@ func New() (c *Cluster, remove func(), err error) {
 	if err := ln.Close(); err != nil {
 		return nil, nil, err
 	}
-	if err := c.Start(); err != nil {
+	if err := c.Restart(); err != nil {
 		return nil, nil, err
 	}
 	return c, remove, nil
 }
 
-// Start starts it, the first time or again.
-func (c *Cluster) Start() error {
+// Restart starts it, the first time or again.
+func (c *Cluster) Restart() error {
 	return c.run("pg_ctl", "-D", c.data, "-w", "-t", "30", "-l", filepath.Join(filepath.Dir(c.data), "log"), "-o",
-		fmt.Sprintf("-p %d -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=100 -c shared_buffers=16MB", c.Port), "start")
+		fmt.Sprintf("-p %d -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=100 -c shared_buffers=16MB %s", c.Port, c.flags), "start")
 }
 
 // Stop stops it at once, as a crash does: connections break, and the log is
