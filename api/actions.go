@@ -131,13 +131,13 @@ func (s *server) outcome(w http.ResponseWriter, r *http.Request, id gate.Identit
 	if b.Status != 0 && (b.Status < 100 || b.Status > 599) {
 		return invalid("status", "must be an HTTP status, 100 to 599")
 	}
-	known, err := s.awaited(r, id, event)
+	known, approval, err := s.awaited(r, id, event)
 	if err != nil {
 		return err
 	}
 	if known == "" {
 		known, err = s.words.report(event, b.State, func() error {
-			return s.Gate.ReportOutcome(r.Context(), id, event, b.State, b.Status, b.Error)
+			return s.Gate.ReportOutcome(r.Context(), id, event, approval, b.State, b.Status, b.Error)
 		})
 		if err != nil {
 			return about("action", evidenceDown, err)
@@ -150,51 +150,57 @@ func (s *server) outcome(w http.ResponseWriter, r *http.Request, id gate.Identit
 	return writeJSON(w, http.StatusOK, reported{EventID: event, State: b.State})
 }
 
-// awaited finds the action and says what was reported about it: "" while its
-// outcome is awaited. An action of somebody else does not exist for the caller.
-func (s *server) awaited(r *http.Request, id gate.Identity, event string) (string, error) {
+// awaited finds the action and says what was reported about it, "" while its
+// outcome is awaited, and which approval let it go, "" for none. An action of somebody else does not exist for the caller.
+func (s *server) awaited(r *http.Request, id gate.Identity, event string) (said, approval string, err error) {
 	raw, err := s.findEvent(r, id.TenantID, event, "action")
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	var e struct {
-		Kind    string `json:"kind"`
-		Door    string `json:"door"`
-		AgentID string `json:"agent_id"`
-		KeyID   string `json:"key_id"`
+		Kind     string `json:"kind"`
+		Door     string `json:"door"`
+		AgentID  string `json:"agent_id"`
+		KeyID    string `json:"key_id"`
+		Approval *struct {
+			ID string `json:"id"`
+		} `json:"approval"`
 		Outcome *struct {
 			State string `json:"state"`
 			Error string `json:"error"`
 		} `json:"outcome"`
 	}
 	if err := json.Unmarshal(raw, &e); err != nil {
-		return "", fmt.Errorf("read event %s from the index: %w", event, err)
+		return "", "", fmt.Errorf("read event %s from the index: %w", event, err)
 	}
 	mine := e.KeyID == id.KeyID || id.AgentID != "" && e.AgentID == id.AgentID || id.Role == gate.RoleAdmin
 	if e.Kind != evidence.KindAction || !mine {
-		return "", about("action", evidenceDown, gate.ErrNotFound)
+		return "", "", about("action", evidenceDown, gate.ErrNotFound)
 	}
 	illegal := func(why string) error {
 		return &Error{Status: http.StatusConflict, Code: "action.illegal_state", Message: why}
 	}
 	switch {
 	case e.Door != string(gate.DoorAPI):
-		return "", illegal("the sidecar carried this action out itself, and has its outcome")
+		return "", "", illegal("the sidecar carried this action out itself, and has its outcome")
 	case e.Outcome == nil:
-		return "", illegal("no outcome is awaited: the preflight did not have the intent execute")
+		return "", "", illegal("no outcome is awaited: the preflight did not have the intent execute")
+	}
+	if e.Approval != nil {
+		approval = e.Approval.ID
 	}
 	switch e.Outcome.State {
 	case evidence.StatePending, evidence.StateHeld:
-		return "", nil
+		return "", approval, nil
 	case evidence.StateForwarded:
 		if e.Outcome.Error == "" {
-			return "succeeded", nil
+			return "succeeded", approval, nil
 		}
-		return "failed", nil
+		return "failed", approval, nil
 	case evidence.StateAmbiguous:
-		return "unknown", nil
+		return "unknown", approval, nil
 	}
-	return "", illegal("this action was refused, so there is no outcome to report")
+	return "", "", illegal("this action was refused, so there is no outcome to report")
 }
 
 // words remembers the outcomes reported lately, so that of several reports

@@ -26,7 +26,7 @@ import (
 type Gate interface {
 	Authenticate(ctx context.Context, secret, agent string) (gate.Identity, error)
 	Preflight(ctx context.Context, id gate.Identity, p gate.Preflight) (d evidence.Decision, refused bool, err error)
-	ReportOutcome(ctx context.Context, id gate.Identity, eventID, state string, status int, message string) error
+	ReportOutcome(ctx context.Context, id gate.Identity, eventID, approval, state string, status int, message string) error
 	CreateKey(ctx context.Context, actor gate.Identity, n gate.NewKey) (k gate.Key, secret string, err error)
 	Keys(ctx context.Context, actor gate.Identity, cursor string, limit int) ([]gate.Key, string, error)
 	RevokeKey(ctx context.Context, actor gate.Identity, id string) (gate.Key, error)

@@ -100,7 +100,7 @@ func (g *fakeGate) Preflight(_ context.Context, _ gate.Identity, p gate.Prefligh
 	return g.decision, g.refused, g.err
 }
 
-func (g *fakeGate) ReportOutcome(_ context.Context, _ gate.Identity, id, state string, status int, message string) error {
+func (g *fakeGate) ReportOutcome(_ context.Context, _ gate.Identity, id, _, state string, status int, message string) error {
 	time.Sleep(5 * time.Millisecond) // as a disk does, so that reports can overtake each other
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/json"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -19,7 +21,7 @@ import (
 func refundPassport() api.NewPassport {
 	return api.NewPassport{
 		AgentID: "support_agent", UserID: "user_9", Goal: "refund", AllowedTools: []string{"stripe.refund.create"}, AllowedResources: []string{"stripe:charge:*"},
-		ResourceConstraints: api.Constraints{"max_amount": int64(5000), "currency": "usd"}, TTL: 60,
+		ResourceConstraints: api.Constraints{"max_amount": int64(5000), "currency": "usd"}, TTL: 900,
 	}
 }
 
@@ -39,7 +41,7 @@ func (d door) sendRefund(t testing.TB, sc *sidecar, amount, token string) answer
 	t.Helper()
 	h := http.Header{"Authorization": {"Bearer sk_test_123"}}
 	if token != "" {
-		h["ActPass-Passport"] = []string{token} // as an agent may well spell it
+		h["ActPass-Passport"] = strings.Split(token, "\n") // as an agent may well spell it
 	}
 	return d.send(t, sc, "POST", "api.stripe.com", "/v1/refunds", form, refund(amount), h)
 }
@@ -47,17 +49,41 @@ func (d door) sendRefund(t testing.TB, sc *sidecar, amount, token string) answer
 // blocked sends what must not leave: the upstream sees no byte of it.
 func (d door) blocked(t testing.TB, sc *sidecar, u *upstream, what, amount, token, reason string) {
 	t.Helper()
-	before := len(sc.events())
+	before := sc.newest("")
 	u.quiet(t, what, func() {
 		a := d.sendRefund(t, sc, amount, token)
 		if a.status != 403 || a.header.Get("ActPass-Reason") != reason {
 			t.Errorf("%s: %d %s, want 403 %s: %s", what, a.status, a.header.Get("ActPass-Reason"), reason, a.body)
 		}
 	})
-	e := sc.since(before)
+	e := sc.newest(newestID(before))
 	if len(e) != 1 || e[0].ReasonCode != reason || e[0].Outcome.State != "blocked" {
 		t.Errorf("%s: events %+v", what, e)
 	}
+}
+
+// newest lists the latest actions on record down to the one with an id, which is
+// not among them; no more than three.
+func (sc *sidecar) newest(downTo string) (list []event) {
+	sc.t.Helper()
+	page, err := sc.client().Events(context.Background(), api.EventQuery{Kind: "action", Limit: 3})
+	must(sc.t, err)
+	for _, raw := range page.Data {
+		var e event
+		must(sc.t, json.Unmarshal(raw, &e))
+		if e.ID == downTo {
+			break
+		}
+		list = append(list, e)
+	}
+	return list
+}
+
+func newestID(list []event) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return list[0].ID
 }
 
 // TestStrictAsksForAPassport tries each door: without one, once with one, and
@@ -109,7 +135,8 @@ func wrongPassports(t testing.TB, sc *sidecar) map[string][2]string {
 	parts := strings.Split(made(nil), ".")
 	brief := made(func(n *api.NewPassport) { n.TTL = 1 })
 	time.Sleep(6500 * time.Millisecond) // its second, and the leeway of five
-	return map[string][2]string{
+	wrong := forgedPassports(t, sc)
+	maps.Copy(wrong, map[string][2]string{
 		"tool":        {made(func(n *api.NewPassport) { n.AllowedTools = []string{"stripe.payout.*"} }), "passport.tool"},
 		"resource":    {made(func(n *api.NewPassport) { n.AllowedResources = []string{"stripe:charge:ch_9"} }), "passport.resource"},
 		"amount":      {made(func(n *api.NewPassport) { n.ResourceConstraints["max_amount"] = int64(4899) }), "passport.constraint"},
@@ -132,7 +159,8 @@ func wrongPassports(t testing.TB, sc *sidecar) map[string][2]string {
 		"swapped":     {parts[0] + "." + strings.Split(good, ".")[1] + "." + parts[2], "passport.signature"},
 		"alg none":    {"eyJhbGciOiJub25lIiwidHlwIjoiYWN0cGFzcytqd3QifQ." + parts[1] + ".", "passport.algorithm"},
 		"strange kid": {"eyJhbGciOiJFZERTQSIsImtpZCI6Ii4uLy4uL2tleSIsInR5cCI6ImFjdHBhc3Mrand0In0." + parts[1] + "." + parts[2], "passport.key"},
-	}
+	})
+	return wrong
 }
 
 func TestWrongPassports(t *testing.T) {
@@ -169,7 +197,7 @@ func TestWrongPassports(t *testing.T) {
 
 func refundAction(token string) api.Action {
 	return api.Action{
-		Tool: "stripe.refund.create", Resource: "stripe:charge:ch_123", AgentID: "support_agent", Passport: token,
+		Tool: "stripe.refund.create", Resource: "stripe:charge:ch_123", AgentID: "support_agent", Passport: strings.ReplaceAll(token, "\n", ", "),
 		Args: map[string]any{"amount": 4900, "currency": "usd", "charge": "ch_123"},
 	}
 }
@@ -179,19 +207,40 @@ func wrongPassportsPass(t *testing.T, mode string) {
 	u := newUpstream(t)
 	sc := start(t, settings{mode: mode, front: u})
 	for what, w := range wrongPassports(t, sc) {
-		before, seen := len(sc.events()), len(u.requestsSeen())
-		a := doors[1].sendRefund(t, sc, "4900", w[0])
-		if a.status != 200 || len(u.requestsSeen())-seen != 1 {
-			t.Errorf("%s: %d, the upstream saw %d", what, a.status, len(u.requestsSeen())-seen)
+		for _, d := range doors {
+			d.passes(t, sc, u, mode, what+"/"+d.name, w)
 		}
-		e := sc.since(before)
-		if len(e) != 1 || e[0].Would["enforce"] != "block" || e[0].Would["strict"] != "block" || (a.header.Get("ActPass-Warning") != "") != (mode == "warn") || !strings.Contains(strings.Join(e[0].Notes, " "), w[1]) {
-			t.Errorf("%s: %+v", what, e)
-		}
-		for header := range u.requestsSeen()[seen].Header {
-			if strings.HasPrefix(strings.ToLower(header), "actpass") {
-				t.Errorf("%s: the upstream got %s", what, header)
+		before := sc.newest("")
+		u.quiet(t, what+"/preflight", func() {
+			got, refused, err := sc.client().Preflight(t.Context(), refundAction(w[0]))
+			must(t, err)
+			if refused || got.Would["enforce"] != "block" || got.Would["strict"] != "block" {
+				t.Errorf("%s in preflight: %v %+v", what, refused, got)
 			}
+		})
+		if e := sc.newest(newestID(before)); len(e) != 1 || !strings.Contains(strings.Join(e[0].Notes, " "), w[1]) {
+			t.Errorf("%s in preflight: %+v", what, e)
+		}
+	}
+}
+
+// passes sends what monitor and warn let through, and record.
+func (d door) passes(t *testing.T, sc *sidecar, u *upstream, mode, what string, w [2]string) {
+	t.Helper()
+	before, seen := sc.newest(""), len(u.requestsSeen())
+	a := d.sendRefund(t, sc, "4900", w[0])
+	arrived := u.requestsSeen()[seen:]
+	if a.status != 200 || len(arrived) != 1 {
+		t.Errorf("%s: %d, the upstream saw %d", what, a.status, len(arrived))
+		return
+	}
+	e := sc.newest(newestID(before))
+	if len(e) != 1 || e[0].Would["enforce"] != "block" || e[0].Would["strict"] != "block" || (a.header.Get("ActPass-Warning") != "") != (mode == "warn") || !strings.Contains(strings.Join(e[0].Notes, " "), w[1]) {
+		t.Errorf("%s: %+v", what, e)
+	}
+	for header := range arrived[0].Header {
+		if strings.HasPrefix(strings.ToLower(header), "actpass") {
+			t.Errorf("%s: the upstream got %s", what, header)
 		}
 	}
 }

@@ -114,6 +114,10 @@ func (g *Gate) present(ctx context.Context, c *call) {
 		g.offer(ctx, c)
 		return
 	}
+	if strings.ContainsRune(c.Passport, ',') {
+		c.passportErr = &passport.Error{Code: ReasonPassportInvalid, Detail: "the request carries more than one passport; present the one that is for this call"}
+		return
+	}
 	claims, err := g.good(ctx, c, c.Passport)
 	if err != nil {
 		c.passportErr = err

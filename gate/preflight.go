@@ -216,8 +216,9 @@ func (g *Gate) openPreflight(ctx context.Context, c *call, p Preflight) (got App
 
 // ReportOutcome takes the caller's word on an action that it executed itself
 // after a preflight with intent execute. state: succeeded, failed, unknown.
-// pending is the event's own tenant and agent, looked up by the door.
-func (g *Gate) ReportOutcome(ctx context.Context, id Identity, eventID, state string, status int, message string) error {
+// pending is the event's own tenant and agent, looked up by the door, and so is
+// approval, the one that let the action go, "" for none.
+func (g *Gate) ReportOutcome(ctx context.Context, id Identity, eventID, approval, state string, status int, message string) error {
 	o := evidence.Outcome{Status: status, Error: clipTo(message, 512)}
 	switch state {
 	case "succeeded":
@@ -229,6 +230,7 @@ func (g *Gate) ReportOutcome(ctx context.Context, id Identity, eventID, state st
 		}
 		if status >= 400 && status < 500 {
 			g.release(id.TenantID, eventID)
+			g.releaseApproved(ctx, id.TenantID, approval, eventID)
 		}
 	case "unknown":
 		o.State = evidence.StateAmbiguous
@@ -236,4 +238,20 @@ func (g *Gate) ReportOutcome(ctx context.Context, id Identity, eventID, state st
 		return &FieldError{"state", "must be succeeded, failed or unknown"}
 	}
 	return g.recordOutcome(ctx, eventID, o)
+}
+
+// releaseApproved gives back the shares that stand under an approval's id, if
+// the approval was used for this very event.
+func (g *Gate) releaseApproved(ctx context.Context, tenant, approval, eventID string) {
+	if approval == "" {
+		return
+	}
+	a, err := g.store.GetApproval(ctx, tenant, approval)
+	switch {
+	case err != nil:
+		// The share stays taken until its window ends: the safe side.
+		g.Fault("store", fmt.Errorf("release limits of %s: %w", approval, err))
+	case a.ConsumedBy == eventID:
+		g.release(tenant, approval)
+	}
 }

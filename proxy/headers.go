@@ -97,7 +97,8 @@ func stripRequest(h http.Header) (c claims, found []mapping.Ambiguity) {
 		case "Actpass-Goal":
 			c.goal = values[0]
 		case "Actpass-Passport":
-			c.passport = values[0]
+			// Of several none is picked: joined, as RFC 9110 section 5.3 reads them, they are no token.
+			c.passport = strings.Join(values, ", ")
 		}
 		delete(h, name)
 	}

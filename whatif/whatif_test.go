@@ -156,7 +156,7 @@ func (w *world) take(t testing.TB, s step) {
 			t.Fatal(err)
 		}
 		if !refused && d.Enforcement != "hold" {
-			if err := w.ReportOutcome(ctx, id, d.EvidenceEventID, map[bool]string{true: "succeeded", false: "failed"}[s.status < 400], s.status, ""); err != nil {
+			if err := w.ReportOutcome(ctx, id, d.EvidenceEventID, d.ApprovalRequestID, map[bool]string{true: "succeeded", false: "failed"}[s.status < 400], s.status, ""); err != nil {
 				t.Fatal(err)
 			}
 		}
