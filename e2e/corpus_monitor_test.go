@@ -97,7 +97,10 @@ func TestMonitorForwardsTheCorpus(t *testing.T) {
 					}
 					return
 				}
-				if len(r.upstream) != 1 {
+				// A Host that net/http itself does not take arrives as it came, and is
+				// answered by the upstream's server before its handler.
+				answered := r.status == http.StatusBadRequest && r.bytes > 0 && strings.Contains(string(r.body), "malformed Host header")
+				if len(r.upstream) != 1 && !answered {
 					fail("not refused, not upstream")
 				}
 				if e.Outcome.State != "forwarded" || e.Mode != "monitor" || e.Enforcement != "none" {
