@@ -56,13 +56,24 @@ type RuleBeside struct {
 	Misses   []string `json:"misses"` // never null
 }
 
-// Vote is one human's word.
+// Vote is one human's word; with cancel, also the asking agent's own.
 type Vote struct {
 	KeyID    string        `json:"key_id"`
 	Name     string        `json:"name"`
-	Decision string        `json:"decision"` // approve, deny, escalate
+	Decision string        `json:"decision"` // approve, deny, escalate, cancel
 	Reason   string        `json:"reason"`
 	Time     evidence.Time `json:"time"`
+	Counts   bool          `json:"counts"` // an approval towards Required; one of before an escalation may not be
+}
+
+// Given is how many of the approvals that a needs it has.
+func (a *Approval) Given() (n int) {
+	for _, v := range a.Votes {
+		if v.Counts {
+			n++
+		}
+	}
+	return n
 }
 
 // UnmarshalJSON keeps the numbers of Args as they were written: a human who
@@ -85,8 +96,8 @@ func ApprovalOf(a gate.Approval) Approval {
 	if out.Args == nil {
 		out.Args = map[string]any{}
 	}
-	for _, v := range a.Votes {
-		out.Votes = append(out.Votes, Vote{KeyID: v.KeyID, Name: v.Name, Decision: v.Decision, Reason: v.Reason, Time: evidence.Time{Time: v.Time}})
+	for i, v := range a.Votes {
+		out.Votes = append(out.Votes, Vote{KeyID: v.KeyID, Name: v.Name, Decision: v.Decision, Reason: v.Reason, Time: evidence.Time{Time: v.Time}, Counts: a.Counts(i)})
 	}
 	return out
 }
@@ -196,7 +207,7 @@ func (s *server) getApproval(w http.ResponseWriter, r *http.Request, id gate.Ide
 
 // Verdict is the body of POST /api/v1/approvals/{id}/decide.
 type Verdict struct {
-	Decision string   `json:"decision"` // approve, deny, escalate
+	Decision string   `json:"decision"` // approve, deny, escalate, cancel
 	Reason   string   `json:"reason,omitempty"`
 	To       []string `json:"to,omitempty"` // groups, for escalate
 	// Grant approves, with this call, those like it. What it leaves empty is this
@@ -206,11 +217,11 @@ type Verdict struct {
 
 func (v Verdict) check() error {
 	switch v.Decision {
-	case "approve", "deny", "escalate":
+	case gate.Approve, gate.DenyIt, gate.Escalate, gate.Cancel:
 	case "":
-		return invalid("decision", "is required: approve, deny or escalate")
+		return invalid("decision", "is required: approve, deny, escalate or cancel")
 	default:
-		return invalid("decision", "must be approve, deny or escalate")
+		return invalid("decision", "must be approve, deny, escalate or cancel")
 	}
 	if len(v.Reason) > 4096 {
 		return invalid("reason", "is longer than 4096 bytes")
@@ -241,10 +252,22 @@ func (s *server) decide(w http.ResponseWriter, r *http.Request, id gate.Identity
 	if err := decode(w, r, &v); err != nil {
 		return err
 	}
+	if id.Role == gate.RoleGateway && v.Decision != gate.Cancel {
+		return &Error{Status: http.StatusForbidden, Code: "forbidden", Message: "this call needs a key with the role approver or admin; a key with the role " + id.Role + " may cancel its own requests only"}
+	}
 	if err := v.check(); err != nil {
 		return err
 	}
 	var a gate.Approval
+	if id.Role == gate.RoleGateway {
+		a, err = s.Gate.Approval(r.Context(), reader(id), key, 0)
+		if err == nil && !maySee(id, &a) {
+			err = gate.ErrNotFound
+		}
+		if err != nil {
+			return about("approval", storeDown, err)
+		}
+	}
 	var granted *Grant
 	if v.Grant != nil {
 		a, granted, err = s.decideWithGrant(r.Context(), id, key, &v)

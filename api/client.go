@@ -132,7 +132,8 @@ func (c *Client) Approval(ctx context.Context, id string, wait time.Duration) (a
 	return a, err
 }
 
-// Decide gives a human's word on an approval.
+// Decide gives a human's word on an approval, or takes a request back that this
+// client's own key made (cancel).
 func (c *Client) Decide(ctx context.Context, id string, v Verdict) (a Approval, err error) {
 	err = c.call(ctx, http.MethodPost, "/api/v1/approvals/"+url.PathEscape(id)+"/decide", nil, v, &a)
 	return a, err

@@ -212,6 +212,7 @@ func TestAnApprovalFromQuestionToAnswer(t *testing.T) {
 
 	path := "/api/v1/approvals/" + id
 	r.call("POST", path+"/decide", agent, `{"decision":"approve"}`).want(t, 403, "forbidden", "")
+	r.call("POST", path+"/decide", agent, `{"decision":"cancel","to":["support-leads"]}`).want(t, 400, "invalid_request", "to")
 	r.call("POST", path+"/decide", other, `{"decision":"approve"}`).want(t, 403, "approval.not_allowed", "")
 	done := make(chan answer)
 	go func() { done <- r.call("GET", path+"?wait=20s", agent, "") }()

@@ -41,7 +41,7 @@ func (s *server) table() []route {
 		{method: "GET", pattern: "/api/v1/approvals", roles: forAll, do: s.listApprovals},
 		{method: "GET", pattern: "/api/v1/approvals/proposals", roles: forHumans, do: s.listProposals},
 		{method: "GET", pattern: "/api/v1/approvals/{id}", roles: forAll, do: s.getApproval},
-		{method: "POST", pattern: "/api/v1/approvals/{id}/decide", roles: forHumans, do: s.decide},
+		{method: "POST", pattern: "/api/v1/approvals/{id}/decide", roles: forAll, do: s.decide},
 		{method: "GET", pattern: "/api/v1/deliveries", roles: forHumans, do: s.listDeliveries},
 		{method: "POST", pattern: "/api/v1/deliveries/{id}/retry", roles: forAdmins, do: s.retryDelivery},
 		{method: "POST", pattern: "/api/v1/callbacks/{name}", open: true, do: s.callback},

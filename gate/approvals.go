@@ -19,6 +19,7 @@ const (
 	Approve  = "approve"
 	DenyIt   = "deny"
 	Escalate = "escalate"
+	Cancel   = "cancel"
 )
 
 // Approvals lists, newest first. An agent's key sees its own agent's only.
@@ -60,25 +61,34 @@ func (g *Gate) Approval(ctx context.Context, actor Identity, id string, wait tim
 	}
 }
 
-// Decide is a human's word on an approval: approve, deny or escalate (to other
-// groups). ErrNotAllowed when the key's role or group does not fit or the key is
-// the requesting agent's own, ErrIllegalState when it is not pending any more.
+// Decide is a human's word on an approval: approve, deny, escalate (to other
+// groups) or cancel, which the requesting agent's own key may say too.
+// ErrNotAllowed when the key's role or group does not fit or the key is the
+// requesting agent's own, ErrIllegalState when it is not pending any more.
 func (g *Gate) Decide(ctx context.Context, actor Identity, id, decision, reason string, to []string) (Approval, error) {
 	a, err := g.store.GetApproval(ctx, actor.TenantID, id)
 	if err != nil {
 		return Approval{}, err
 	}
-	if err := mayDecide(actor, &a); err != nil {
+	if err := mayDecide(actor, &a); err != nil && (decision != Cancel || !asked(actor, &a)) {
 		return Approval{}, err
 	}
 	if decision == Escalate && len(to) == 0 {
 		return Approval{}, &FieldError{Field: "to", Message: "escalate needs the groups to ask: `\"to\": [\"finance-leads\"]`"}
 	}
-	if decision != Approve && decision != DenyIt && decision != Escalate {
-		return Approval{}, &FieldError{Field: "decision", Message: "must be approve, deny or escalate"}
+	v := Vote{
+		KeyID: actor.KeyID, Name: actor.Name, Role: actor.Role, Groups: slices.Clone(actor.Groups),
+		Decision: decision, Reason: clipTo(reason, 1024), Time: g.now(),
 	}
-	v := Vote{KeyID: actor.KeyID, Name: actor.Name, Decision: decision, Reason: clipTo(reason, 1024), Time: g.now()}
-	got, err := g.store.Vote(ctx, actor.TenantID, id, v, to)
+	var got Approval
+	switch decision {
+	case Approve, DenyIt, Escalate:
+		got, err = g.store.Vote(ctx, actor.TenantID, id, v, to)
+	case Cancel:
+		got, err = g.store.Cancel(ctx, actor.TenantID, id, v)
+	default:
+		return Approval{}, &FieldError{Field: "decision", Message: "must be approve, deny, escalate or cancel"}
+	}
 	if err != nil {
 		return Approval{}, fmt.Errorf("%s approval %s: %w", decision, id, err)
 	}
@@ -102,12 +112,45 @@ func mayDecide(actor Identity, a *Approval) error {
 	case len(a.Approvers) == 0:
 		return nil
 	}
-	for _, group := range actor.Groups {
-		if slices.Contains(a.Approvers, group) {
-			return nil
-		}
+	if shareGroup(actor.Groups, a.Approvers) {
+		return nil
 	}
 	return fmt.Errorf("decide approval %s: %w: the rule names the groups %v, and the key is in %v", a.ID, ErrNotAllowed, a.Approvers, actor.Groups)
+}
+
+// asked says that actor's key is the one that asked, or speaks for nobody but the
+// agent that did. It may take its question back.
+func asked(actor Identity, a *Approval) bool {
+	return actor.KeyID != "" && (actor.KeyID == a.KeyID || actor.Role == RoleGateway && actor.BoundAgent != "" && actor.BoundAgent == a.AgentID)
+}
+
+func shareGroup(have, named []string) bool {
+	return slices.ContainsFunc(have, func(g string) bool { return slices.Contains(named, g) })
+}
+
+// Entitled says whether v is the word of somebody whom a asks now.
+func (a *Approval) Entitled(v *Vote) bool {
+	return len(a.Approvers) == 0 || v.Role == RoleAdmin || shareGroup(v.Groups, a.Approvers)
+}
+
+// Escalated says whether a was handed on to other groups.
+func (a *Approval) Escalated() bool { return a.escalation() >= 0 }
+
+func (a *Approval) escalation() int {
+	for i := len(a.Votes) - 1; i >= 0; i-- {
+		if a.Votes[i].Decision == Escalate {
+			return i
+		}
+	}
+	return -1
+}
+
+// Counts says whether the vote at i is an approval that counts: one that was given
+// to the groups asked now, or, before the last escalation, by a key that is in them
+// as well. What was approved by those who then handed it on is not what the new
+// groups were asked.
+func (a *Approval) Counts(i int) bool {
+	return a.Votes[i].Decision == Approve && (i > a.escalation() || a.Entitled(&a.Votes[i]))
 }
 
 // Tend expires approvals until ctx ends. It is the gate's only background work.

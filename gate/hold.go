@@ -200,8 +200,31 @@ func (g *Gate) settled(ctx context.Context, c *call, a Approval) *Refusal {
 			return nil
 		}
 		return g.replay(ctx, c, a, false)
+	case ApprovalCancelled:
+		// Also for a client that was told to come back a moment before.
+		if byHand(a) && g.now().Sub(lastMove(a)) <= cancelledFor {
+			return g.refuseApproval(ctx, c, a, 403, ReasonCancelled, cancelled(a), false)
+		}
 	}
 	return nil
+}
+
+// cancelledFor is how long a cancelled request answers for retries of its call:
+// those that a client makes by itself come sooner, and asking anew comes later.
+const cancelledFor = time.Minute
+
+// byHand says that somebody cancelled a, and not the sidecar for want of room in a
+// limit, which the next attempt may find.
+func byHand(a Approval) bool {
+	return len(a.Votes) > 0 && a.Votes[len(a.Votes)-1].KeyID != systemActor
+}
+
+func cancelled(a Approval) string {
+	what := "the approval request was cancelled"
+	if n := len(a.Votes); n > 0 && a.Votes[n-1].Decision == Cancel && a.Votes[n-1].Reason != "" {
+		what += ": " + clip(a.Votes[n-1].Reason)
+	}
+	return what
 }
 
 // settledFor is how long a settled approval answers for retries of its call.
@@ -270,7 +293,7 @@ func (g *Gate) decidedHold(ctx context.Context, c *call, a Approval) (*Permit, *
 	case ApprovalConsumed:
 		return nil, g.replay(ctx, c, a, true)
 	}
-	return nil, g.refuseApproval(ctx, c, a, 403, ReasonCancelled, "the approval request was cancelled", true)
+	return nil, g.refuseApproval(ctx, c, a, 403, ReasonCancelled, cancelled(a), true)
 }
 
 // useApproval uses an approval for this one call.

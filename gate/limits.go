@@ -182,7 +182,7 @@ func (g *Gate) reserveHeld(ctx context.Context, c *call, a Approval) *Refusal {
 		}
 		return nil
 	}
-	if _, err := g.store.Cancel(ctx, a.TenantID, a.ID, systemActor, "a limit does not leave room for the call", g.now()); err == nil {
+	if _, err := g.store.Cancel(ctx, a.TenantID, a.ID, Vote{KeyID: systemActor, Name: systemActor, Reason: "a limit does not leave room for the call", Time: g.now()}); err == nil {
 		g.recordTransitions(ctx)
 		g.waits.wake(a.ID)
 	}

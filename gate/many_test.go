@@ -166,7 +166,7 @@ func TestMovesOfOneApprovalKeepTheirOrder(t *testing.T) {
 	for i := range n {
 		_, held := f.Check(t.Context(), f.refund(fmt.Sprint(25000+i)))
 		for _, step := range []string{"key_1", "key_2"} {
-			v := gate.Vote{KeyID: step, Decision: gate.Escalate, Time: f.time()}
+			v := gate.Vote{KeyID: step, Groups: []string{"support-leads"}, Decision: gate.Escalate, Time: f.time()}
 			if step == "key_2" {
 				v.Decision = gate.Approve
 			}

@@ -101,11 +101,13 @@ type Room struct {
 	Agent  int // of each agent
 }
 
-// Vote is one human's word.
+// Vote is one human's word; with cancel, also the asking agent's own.
 type Vote struct {
 	KeyID    string
-	Name     string // of the key
-	Decision string // approve, deny, escalate
+	Name     string   // of the key
+	Role     string   // of the key, then
+	Groups   []string // of the key, then
+	Decision string   // approve, deny, escalate, cancel
 	Reason   string
 	Time     time.Time
 }
@@ -161,14 +163,16 @@ type Store interface {
 	Approvals(ctx context.Context, q ApprovalQuery) (list []Approval, next string, err error)
 	// Vote adds v to a pending approval; the Required-th different approving key
 	// approves it, one deny denies it, escalate leaves it pending and replaces
-	// Approvers by to. ErrIllegalState when it is not pending or past ExpiresAt,
-	// or when that key has approved it already.
+	// Approvers by to. What counts is Approving. ErrIllegalState when it is not
+	// pending or past ExpiresAt, or when that key's approval counts already;
+	// ErrNotAllowed when it was escalated to groups that the voter is in none of.
 	Vote(ctx context.Context, tenant, id string, v Vote, to []string) (Approval, error)
 	// Consume moves approved to consumed, once, atomically. ErrIllegalState when
 	// it is not approved or past UseBefore.
 	Consume(ctx context.Context, tenant, id, eventID string, now time.Time) (Approval, error)
-	// Cancel moves pending to cancelled.
-	Cancel(ctx context.Context, tenant, id, actor, reason string, now time.Time) (Approval, error)
+	// Cancel moves pending to cancelled; v, whose Decision it sets, says who, why
+	// and when, and is kept with the votes.
+	Cancel(ctx context.Context, tenant, id string, v Vote) (Approval, error)
 	// ExpireApprovals moves those that are past their time, the longest overdue
 	// first, a page of them in one transaction, and returns them; none when there
 	// are no more.

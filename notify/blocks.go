@@ -74,8 +74,8 @@ func slackMessage(a gate.Approval) (text string, blocks []object) {
 }
 
 func approvals(a gate.Approval) (n int) {
-	for _, v := range a.Votes {
-		if v.Decision == gate.Approve {
+	for i := range a.Votes {
+		if a.Counts(i) {
 			n++
 		}
 	}

@@ -30,7 +30,7 @@ func TestEveryMoveIsTold(t *testing.T) {
 	two := b.ask(nil)
 	b.decide(ann, two.ID, gate.DenyIt)
 	three := b.ask(nil)
-	_, err = b.store.Cancel(t.Context(), "acme", three.ID, "system", "gone", time.Now())
+	_, err = b.store.Cancel(t.Context(), "acme", three.ID, gate.Vote{KeyID: "system", Reason: "gone", Time: time.Now()})
 	b.must(err)
 	four := b.ask(nil)
 	_, err = b.store.ExpireApprovals(t.Context(), four.ExpiresAt.Add(time.Second))
@@ -113,7 +113,7 @@ func TestFailingReceiver(t *testing.T) {
 			return list[0].Attempts == n+1
 		})
 		if n == 0 { // what it is by now does not change what is being sent
-			_, err := b.store.Cancel(t.Context(), "acme", "apr_1", "system", "gone", time.Now())
+			_, err := b.store.Cancel(t.Context(), "acme", "apr_1", gate.Vote{KeyID: "system", Reason: "gone", Time: time.Now()})
 			b.must(err)
 		}
 		b.skew.Add(int64(20 * time.Minute))

@@ -130,3 +130,19 @@ func TestReloadBetweenHoldAndApproval(t *testing.T) {
 		})
 	}
 }
+
+// TestCancelledHoldIsNotSent: the held call and the retry after it are refused.
+func TestCancelledHoldIsNotSent(t *testing.T) {
+	w := newWorld(t, withHold(10*time.Second))
+	out := w.heldRefund("25000")
+	a := w.pendingOne()
+	if _, err := w.gate.Decide(t.Context(), lead, a.ID, gate.Cancel, "no longer wanted", nil); err != nil {
+		t.Fatal(err)
+	}
+	for what, got := range map[string]reply{"held": <-out, "retry": <-w.heldRefund("25000")} {
+		if got.status != 403 || got.header.Get("ActPass-Reason") != gate.ReasonCancelled || !strings.Contains(got.body, "no longer wanted") {
+			t.Errorf("%s: %d %s", what, got.status, got.body)
+		}
+	}
+	w.untouched()
+}

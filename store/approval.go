@@ -17,6 +17,7 @@ const (
 	voteApprove  = "approve"
 	voteDeny     = "deny"
 	voteEscalate = "escalate"
+	voteCancel   = "cancel"
 )
 
 // past is the one meaning of "past its time": the moment itself still counts.
@@ -72,7 +73,11 @@ func vote(a *gate.Approval, v gate.Vote, to []string) (gate.Transition, error) {
 	if past(v.Time, a.ExpiresAt) {
 		return gate.Transition{}, illegal(*a, "its time is over")
 	}
-	v.Time = stored(v.Time)
+	if a.Escalated() && !a.Entitled(&v) {
+		// It may have been handed on since somebody looked whether v may vote.
+		return gate.Transition{}, fmt.Errorf("approval %s was escalated to %v, and key %s is in %v: %w", a.ID, a.Approvers, v.KeyID, v.Groups, gate.ErrNotAllowed)
+	}
+	v.Time, v.Groups = stored(v.Time), slices.Clone(v.Groups)
 	state := gate.ApprovalPending
 	switch v.Decision {
 	case voteDeny:
@@ -85,8 +90,8 @@ func vote(a *gate.Approval, v gate.Vote, to []string) (gate.Transition, error) {
 		a.Approvers = slices.Clone(to)
 	case voteApprove:
 		have := 1
-		for _, old := range a.Votes {
-			if old.Decision != voteApprove {
+		for i, old := range a.Votes {
+			if !a.Counts(i) {
 				continue
 			}
 			if old.KeyID == v.KeyID {
@@ -127,15 +132,17 @@ func consume(a *gate.Approval, eventID string, now time.Time) (gate.Transition, 
 }
 
 // cancel withdraws a pending approval.
-func cancel(a *gate.Approval, actor, reason string, now time.Time) (gate.Transition, error) {
-	if actor == "" || now.IsZero() {
+func cancel(a *gate.Approval, v gate.Vote) (gate.Transition, error) {
+	if v.KeyID == "" || v.Time.IsZero() {
 		return gate.Transition{}, misuse("cancelling %s without an actor or a time", a.ID)
 	}
 	if a.State != gate.ApprovalPending {
 		return gate.Transition{}, illegal(*a, "only a pending one can be cancelled")
 	}
-	a.DecidedAt = stored(now)
-	return move(a, gate.ApprovalCancelled, actor, reason, now), nil
+	v.Decision, v.Time, v.Groups = voteCancel, stored(v.Time), slices.Clone(v.Groups)
+	a.Votes = append(slices.Clone(a.Votes), v)
+	a.DecidedAt = v.Time
+	return move(a, gate.ApprovalCancelled, v.KeyID, v.Reason, v.Time), nil
 }
 
 // expire moves a when it is past its time.

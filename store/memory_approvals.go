@@ -190,8 +190,8 @@ func (m *Memory) Consume(ctx context.Context, tenant, id, eventID string, now ti
 }
 
 // Cancel implements gate.Store.
-func (m *Memory) Cancel(ctx context.Context, tenant, id, actor, reason string, now time.Time) (gate.Approval, error) {
-	return m.change(ctx, "Cancel", tenant, id, func(a *gate.Approval) (gate.Transition, error) { return cancel(a, actor, reason, now) })
+func (m *Memory) Cancel(ctx context.Context, tenant, id string, v gate.Vote) (gate.Approval, error) {
+	return m.change(ctx, "Cancel", tenant, id, func(a *gate.Approval) (gate.Transition, error) { return cancel(a, v) })
 }
 
 // ExpireApprovals implements gate.Store.

@@ -35,13 +35,16 @@ type question struct {
 	UseWithin  int64             `json:"use_within"` // microseconds
 }
 
-// storedVote is a vote as it is stored.
+// storedVote is a vote as it is stored. Votes of before role and groups were kept
+// have neither, and do not outlast an escalation.
 type storedVote struct {
-	KeyID    string `json:"key_id"`
-	Name     string `json:"name,omitempty"`
-	Decision string `json:"decision"`
-	Reason   string `json:"reason,omitempty"`
-	At       int64  `json:"at"` // microseconds
+	KeyID    string   `json:"key_id"`
+	Name     string   `json:"name,omitempty"`
+	Role     string   `json:"role,omitempty"`
+	Groups   []string `json:"groups,omitempty"`
+	Decision string   `json:"decision"`
+	Reason   string   `json:"reason,omitempty"`
+	At       int64    `json:"at"` // microseconds
 }
 
 func encodeQuestion(a gate.Approval) (string, error) {
@@ -65,7 +68,7 @@ func encodeQuestion(a gate.Approval) (string, error) {
 func encodeVotes(votes []gate.Vote) (string, error) {
 	list := make([]storedVote, len(votes))
 	for i, v := range votes {
-		list[i] = storedVote{KeyID: v.KeyID, Name: v.Name, Decision: v.Decision, Reason: v.Reason, At: micros(v.Time)}
+		list[i] = storedVote{KeyID: v.KeyID, Name: v.Name, Role: v.Role, Groups: v.Groups, Decision: v.Decision, Reason: v.Reason, At: micros(v.Time)}
 	}
 	raw, err := json.Marshal(list)
 	return string(raw), err
@@ -88,7 +91,7 @@ func scanApproval(row scanner) (gate.Approval, error) {
 		return gate.Approval{}, fmt.Errorf("approval %s as stored: %w", a.ID, err)
 	}
 	for _, v := range vs {
-		a.Votes = append(a.Votes, gate.Vote{KeyID: v.KeyID, Name: v.Name, Decision: v.Decision, Reason: v.Reason, Time: fromMicros(v.At)})
+		a.Votes = append(a.Votes, gate.Vote{KeyID: v.KeyID, Name: v.Name, Role: v.Role, Groups: v.Groups, Decision: v.Decision, Reason: v.Reason, Time: fromMicros(v.At)})
 	}
 	a.KeyID, a.UserID, a.Goal, a.EventID = q.KeyID, q.UserID, q.Goal, q.EventID
 	a.Tool, a.Resource, a.Risk, a.Request = q.Tool, q.Resource, q.Risk, q.Request
@@ -330,8 +333,8 @@ func (s *tables) Consume(ctx context.Context, tenant, id, eventID string, now ti
 }
 
 // Cancel implements gate.Store.
-func (s *tables) Cancel(ctx context.Context, tenant, id, actor, reason string, now time.Time) (gate.Approval, error) {
-	return s.change(ctx, "cancel", tenant, id, func(a *gate.Approval) (gate.Transition, error) { return cancel(a, actor, reason, now) })
+func (s *tables) Cancel(ctx context.Context, tenant, id string, v gate.Vote) (gate.Approval, error) {
+	return s.change(ctx, "cancel", tenant, id, func(a *gate.Approval) (gate.Transition, error) { return cancel(a, v) })
 }
 
 // ExpireApprovals implements gate.Store.

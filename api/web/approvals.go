@@ -50,6 +50,7 @@ var notices = map[string]string{
 	"approve":   "Your approval is on record.",
 	"deny":      "Denied. The call will not be sent.",
 	"escalate":  "Escalated to the groups that you named.",
+	"cancel":    "Cancelled. The call will not be sent.",
 	"tightened": "Tightened, from the next call on.",
 	"cleared":   "Cleared. The configured mode applies again.",
 	"created":   "The key was made.",

@@ -30,7 +30,8 @@ agent that asks.`,
 	cmd.AddCommand(newApprovalsListCmd(), newApprovalsShowCmd(), newApprovalsWatchCmd(), newApprovalsProposeCmd(), newDeliveriesCmd(),
 		newDecideCmd("approve", "Approve an action: exactly this one, once"),
 		newDecideCmd("deny", "Deny an action"),
-		newDecideCmd("escalate", "Leave the decision to other groups"))
+		newDecideCmd("escalate", "Leave the decision to other groups"),
+		newDecideCmd("cancel", "Withdraw a request: its call is refused. Also with the key of the agent that asks"))
 	return cmd
 }
 
@@ -146,7 +147,11 @@ func showApproval(out io.Writer, a api.Approval) error {
 	f.line("rule", a.Policy+" / "+a.Rule)
 	f.line("approvers", fmt.Sprintf("%d of %s", a.Required, cmp.Or(strings.Join(a.Approvers, ", "), "any approver")))
 	for _, v := range a.Votes {
-		f.line("vote", strings.TrimSpace(day(v.Time.Time)+"  "+v.Name+" ("+v.KeyID+"): "+v.Decision+"  "+v.Reason))
+		said := v.Decision
+		if said == gate.Approve && !v.Counts {
+			said += " (before the escalation; does not count)"
+		}
+		f.line("vote", strings.TrimSpace(day(v.Time.Time)+"  "+v.Name+" ("+v.KeyID+"): "+said+"  "+v.Reason))
 	}
 	f.line("asked", day(a.CreatedAt.Time))
 	f.line("decide by", day(a.ExpiresAt.Time))
@@ -208,13 +213,7 @@ func verdict(a api.Approval) string {
 	s := plain(a.ID) + " is " + plain(a.State) + ": " + plain(a.Tool) + " " + plain(a.Resource) + " for " + plain(a.AgentID)
 	switch {
 	case a.State == gate.ApprovalPending:
-		given := map[string]bool{}
-		for _, v := range a.Votes {
-			if v.Decision == "approve" {
-				given[v.KeyID] = true
-			}
-		}
-		s += fmt.Sprintf(" (%d of %d approvals; asked: %s)", len(given), a.Required, plain(cmp.Or(strings.Join(a.Approvers, ", "), "any approver")))
+		s += fmt.Sprintf(" (%d of %d approvals; asked: %s)", a.Given(), a.Required, plain(cmp.Or(strings.Join(a.Approvers, ", "), "any approver")))
 	case a.UseBefore != nil:
 		s += " (to be used before " + when(a.UseBefore) + ")"
 	}

@@ -11,6 +11,8 @@ import (
 	tea "charm.land/bubbletea/v2"
 	"charm.land/lipgloss/v2"
 	"github.com/charmbracelet/x/ansi"
+
+	"github.com/actpass/sidecar/gate"
 )
 
 // Nothing that an agent chose gets onto the screen but through plain, on one line,
@@ -128,7 +130,11 @@ func (m *screen) details(w int) (out []string) {
 	need := fmt.Sprintf("%d of %s", a.Required, plain(cmp.Or(strings.Join(a.Approvers, ", "), "any approver")))
 	add("Approvers", need)
 	for _, v := range a.Votes {
-		add("Said", plain(fmt.Sprintf("%s: %s %s", v.Name, v.Decision, v.Reason)))
+		said := v.Decision
+		if said == gate.Approve && !v.Counts {
+			said += " (before the escalation; does not count)"
+		}
+		add("Said", plain(fmt.Sprintf("%s: %s %s", v.Name, said, v.Reason)))
 	}
 	add("Asked", fmt.Sprintf("%s ago, %s left to decide", short(m.now().Sub(a.CreatedAt.Time)), left(a.ExpiresAt.Sub(m.now()))))
 	add("Approval", plain(a.ID)+"   evidence "+plain(a.EventID))

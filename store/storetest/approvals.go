@@ -81,7 +81,9 @@ func testOpen(t *testing.T, s *suite) {
 		"unknown fingerprint": func() (gate.Approval, error) { return s.LatestApproval(s.ctx, "acme", "f9") },
 		"vote":                func() (gate.Approval, error) { return s.Vote(s.ctx, "acme", foreign.ID, approve("k", noon), nil) },
 		"consume":             func() (gate.Approval, error) { return s.Consume(s.ctx, "acme", foreign.ID, "ev_9", noon) },
-		"cancel":              func() (gate.Approval, error) { return s.Cancel(s.ctx, "acme", foreign.ID, "k", "", noon) },
+		"cancel": func() (gate.Approval, error) {
+			return s.Cancel(s.ctx, "acme", foreign.ID, gate.Vote{KeyID: "k", Time: noon})
+		},
 	} {
 		if _, err := get(); !errors.Is(err, gate.ErrNotFound) {
 			t.Errorf("%s: %v", what, err)
@@ -221,9 +223,70 @@ func testEscalate(t *testing.T, s *suite) {
 	if a.State != gate.ApprovalPending || len(a.Votes) != 2 || !a.DecidedAt.IsZero() {
 		t.Errorf("escalated: %s, %d votes, decided %s", a.State, len(a.Votes), a.DecidedAt)
 	}
-	// The approval given before still counts.
-	if a, err = s.Vote(s.ctx, "acme", a.ID, approve("key_b", at(3*time.Minute)), nil); err != nil || a.State != gate.ApprovalApproved {
-		t.Errorf("second approval: %s, %v", a.State, err)
+	// Nobody of the old groups has a word any more, and the approval given before
+	// does not count.
+	for _, word := range []string{"approve", "deny", "escalate"} {
+		v := approve("key_c", at(3*time.Minute), "support-leads")
+		v.Decision = word
+		if _, err := s.Vote(s.ctx, "acme", a.ID, v, []string{"support-leads"}); !errors.Is(err, gate.ErrNotAllowed) {
+			t.Errorf("%s of an old group: %v", word, err)
+		}
+	}
+	if a, err = s.Vote(s.ctx, "acme", a.ID, approve("key_b", at(3*time.Minute), "cfo"), nil); err != nil || a.State != gate.ApprovalPending {
+		t.Errorf("first approval of the new groups: %s, %v", a.State, err)
+	}
+	if _, err := s.Vote(s.ctx, "acme", a.ID, approve("key_b", at(3*time.Minute), "cfo"), nil); !errors.Is(err, gate.ErrIllegalState) {
+		t.Errorf("the same key twice after the escalation: %v", err)
+	}
+	if a, err = s.Vote(s.ctx, "acme", a.ID, approve("key_d", at(3*time.Minute), "finance"), nil); err != nil || a.State != gate.ApprovalApproved {
+		t.Errorf("second approval of the new groups: %s, %v", a.State, err)
+	}
+
+	// Who is in the new groups too is asked once, and an admin stands above groups.
+	for name, first := range map[string]gate.Vote{
+		"in both groups": approve("key_a", at(time.Minute), "support-leads", "cfo"),
+		"admin":          {KeyID: "key_a", Role: gate.RoleAdmin, Decision: "approve", Time: at(time.Minute)},
+	} {
+		q := s.question(name)
+		q.Required = 2
+		a := s.opens(t, q)
+		for _, step := range []struct {
+			v  gate.Vote
+			to []string
+		}{{first, nil}, {up, []string{"cfo"}}, {approve("key_b", at(3*time.Minute), "cfo"), nil}} {
+			if a, err = s.Vote(s.ctx, "acme", a.ID, step.v, step.to); err != nil {
+				t.Fatalf("%s: %s: %v", name, step.v.Decision, err)
+			}
+		}
+		if a.State != gate.ApprovalApproved || len(a.Votes) != 3 || !a.Counts(0) || a.Counts(1) || !a.Counts(2) {
+			t.Errorf("%s: %s after the second approval", name, a.State)
+		}
+		got, err := s.GetApproval(s.ctx, "acme", a.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, name+", read again", got, a)
+	}
+}
+
+// Who cancels, why and when stays with the approval.
+func testCancel(t *testing.T, s *suite) {
+	a := s.opens(t, s.question("f"))
+	v := gate.Vote{KeyID: a.KeyID, Name: "bot", Role: gate.RoleGateway, Reason: "not needed any more", Time: at(time.Minute)}
+	got, err := s.Cancel(s.ctx, "acme", a.ID, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Decision = gate.Cancel
+	want := a
+	want.State, want.DecidedAt, want.Votes = gate.ApprovalCancelled, v.Time, []gate.Vote{v}
+	same(t, "cancelled", got, want)
+	if got, err = s.GetApproval(s.ctx, "acme", a.ID); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "cancelled, read again", got, want)
+	if next := s.opens(t, s.question("f")); next.ID == a.ID {
+		t.Error("attached to what was cancelled")
 	}
 }
 
@@ -295,7 +358,9 @@ func testIllegalMoves(t *testing.T, s *suite) {
 		"escalate": func(id string) (gate.Approval, error) {
 			return s.Vote(s.ctx, "acme", id, gate.Vote{KeyID: "key_z", Decision: "escalate", Time: when}, []string{"g"})
 		},
-		"cancel":  func(id string) (gate.Approval, error) { return s.Cancel(s.ctx, "acme", id, "key_z", "stop", when) },
+		"cancel": func(id string) (gate.Approval, error) {
+			return s.Cancel(s.ctx, "acme", id, gate.Vote{KeyID: "key_z", Reason: "stop", Time: when})
+		},
 		"consume": func(id string) (gate.Approval, error) { return s.Consume(s.ctx, "acme", id, "ev_z", when) },
 	}
 	legal := map[string]string{
@@ -470,14 +535,14 @@ func testOutbox(t *testing.T, s *suite) {
 		}
 	}
 	step(s.Vote(s.ctx, "acme", a.ID, gate.Vote{KeyID: "key_a", Decision: "escalate", Reason: "up", Time: at(1 * time.Minute)}, []string{"g"}))
-	step(s.Vote(s.ctx, "acme", a.ID, approve("key_a", at(2*time.Minute)), nil))
-	step(s.Vote(s.ctx, "acme", a.ID, approve("key_b", at(3*time.Minute)), nil))
+	step(s.Vote(s.ctx, "acme", a.ID, approve("key_a", at(2*time.Minute), "g"), nil))
+	step(s.Vote(s.ctx, "acme", a.ID, approve("key_b", at(3*time.Minute), "g"), nil))
 	step(s.Consume(s.ctx, "acme", a.ID, "ev_use", at(4*time.Minute)))
 	if _, err := s.Consume(s.ctx, "acme", a.ID, "ev_again", at(4*time.Minute)); err == nil {
 		t.Error("consumed twice")
 	}
 	b := s.opens(t, s.question("g"))
-	step(s.Cancel(s.ctx, "acme", b.ID, "system", "config changed", at(5*time.Minute)))
+	step(s.Cancel(s.ctx, "acme", b.ID, gate.Vote{KeyID: "system", Reason: "config changed", Time: at(5 * time.Minute)}))
 	c := s.opens(t, s.question("h"))
 	if _, err := s.ExpireApprovals(s.ctx, at(2*time.Hour)); err != nil {
 		t.Fatal(err)

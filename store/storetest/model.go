@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"testing"
@@ -18,7 +19,8 @@ type modelApproval struct {
 	id, agent, fingerprint, state string
 	required                      int
 	expires, useBefore            time.Time
-	approvedBy                    []string
+	approvedBy                    map[string]bool // keys whose approval counts, and whether they are in the group "up"
+	escalated                     bool
 	consumedBy                    string
 }
 
@@ -156,19 +158,26 @@ func testModel(t *testing.T, s *suite) {
 					}
 				}
 				m.approvals = append(m.approvals, &modelApproval{
-					id: q.ID, agent: q.AgentID, fingerprint: q.Fingerprint, state: "pending", required: q.Required, expires: q.ExpiresAt,
+					id: q.ID, agent: q.AgentID, fingerprint: q.Fingerprint, state: "pending", required: q.Required, expires: q.ExpiresAt, approvedBy: map[string]bool{},
 				})
 			},
 			"vote": func(t *rapid.T) {
 				id := anyID(t)
 				v := gate.Vote{
+					Groups:   rapid.SampledFrom([][]string{nil, {"support-leads"}, {"up"}}).Draw(t, "groups"),
 					KeyID:    rapid.SampledFrom([]string{"key_a", "key_b", "key_c"}).Draw(t, "key"),
 					Decision: rapid.SampledFrom([]string{"approve", "approve", "approve", "deny", "escalate"}).Draw(t, "decision"),
 					Time:     m.now,
 				}
 				_, err := s.Vote(s.ctx, m.tenant, id, v, []string{"up"})
+				up := slices.Contains(v.Groups, "up")
 				ok := expect(id, err, func(a *modelApproval) error {
-					if a.state != "pending" || a.over(m.now) || v.Decision == "approve" && slices.Contains(a.approvedBy, v.KeyID) {
+					switch _, again := a.approvedBy[v.KeyID]; {
+					case a.state != "pending" || a.over(m.now):
+						return gate.ErrIllegalState
+					case a.escalated && !up:
+						return gate.ErrNotAllowed
+					case v.Decision == "approve" && again:
 						return gate.ErrIllegalState
 					}
 					return nil
@@ -180,8 +189,11 @@ func testModel(t *testing.T, s *suite) {
 				switch v.Decision {
 				case "deny":
 					a.state = "denied"
+				case "escalate":
+					a.escalated = true
+					maps.DeleteFunc(a.approvedBy, func(_ string, up bool) bool { return !up })
 				case "approve":
-					a.approvedBy = append(a.approvedBy, v.KeyID)
+					a.approvedBy[v.KeyID] = up
 					if len(a.approvedBy) == a.required {
 						a.state, a.useBefore = "approved", m.now.Add(useWithin)
 					}
@@ -203,7 +215,7 @@ func testModel(t *testing.T, s *suite) {
 			},
 			"cancel": func(t *rapid.T) {
 				id := anyID(t)
-				_, err := s.Cancel(s.ctx, m.tenant, id, "key_a", "", m.now)
+				_, err := s.Cancel(s.ctx, m.tenant, id, gate.Vote{KeyID: "key_a", Time: m.now})
 				if expect(id, err, func(a *modelApproval) error {
 					if a.state != "pending" {
 						return gate.ErrIllegalState

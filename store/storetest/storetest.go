@@ -33,6 +33,7 @@ func Run(t *testing.T, open func(t *testing.T) gate.Store, misuse error) {
 		{"vote", testVote},
 		{"vote concurrently", testVoteConcurrently},
 		{"escalate", testEscalate},
+		{"cancel", testCancel},
 		{"consume", testConsume},
 		{"consume concurrently", testConsumeConcurrently},
 		{"every illegal move", testIllegalMoves},
@@ -128,8 +129,8 @@ func (s *suite) opens(t *testing.T, a gate.Approval) gate.Approval {
 	return got
 }
 
-func approve(key string, when time.Time) gate.Vote {
-	return gate.Vote{KeyID: key, Name: "name of " + key, Decision: "approve", Reason: "fine", Time: when}
+func approve(key string, when time.Time, groups ...string) gate.Vote {
+	return gate.Vote{KeyID: key, Name: "name of " + key, Groups: groups, Decision: "approve", Reason: "fine", Time: when}
 }
 
 // approved opens and approves.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/actpass/sidecar/gate"
 )
 
 // However many are past their time, one transaction takes a page of them.
@@ -48,7 +50,7 @@ func testMoved(t *testing.T, s *suite) {
 	}
 	b := s.opens(t, s.question("b"))
 	moved(start) // opening is no move
-	if _, err := s.Cancel(s.ctx, "acme", b.ID, "system", "", noon); err != nil {
+	if _, err := s.Cancel(s.ctx, "acme", b.ID, gate.Vote{KeyID: "system", Time: noon}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Consume(s.ctx, "acme", a.ID, "ev_1", noon.Add(time.Minute)); err != nil {

@@ -289,6 +289,8 @@ class VerifyPassport(_VerifyPassport, total=False):
 class Vote(TypedDict):
     key_id: str
     name: str
-    decision: Literal["approve", "deny", "escalate"]
+    decision: Literal["approve", "deny", "escalate", "cancel"]
     reason: str
     time: "Time"
+    #: An approval towards `required`. One given before an escalation counts when its key is in the new groups too.
+    counts: bool

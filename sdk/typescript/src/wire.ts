@@ -253,9 +253,11 @@ export type VerifyPassport = {
 export type Vote = {
   key_id: string
   name: string
-  decision: "approve" | "deny" | "escalate"
+  decision: "approve" | "deny" | "escalate" | "cancel"
   reason: string
   time: Time
+  /** An approval towards `required`. One given before an escalation counts when its key is in the new groups too. */
+  counts: boolean
 }
 
 export type Would = { [name: string]: Enforcement }
