@@ -51,7 +51,7 @@ func weekOfTraffic(t testing.TB, dir string, policies []byte, n int, seed uint64
 	g.Load(&gate.Rules{Mapping: m, Policy: p, Mode: gate.ModeMonitor, MaxInspect: 1 << 20, Hold: time.Nanosecond, MaxHolds: 10})
 	r := rand.New(rand.NewPCG(seed, 7))
 	for i := range n {
-		now = weekBegins.Add(time.Duration(i) * (7 * 24 * time.Hour) / time.Duration(n))
+		now = weekBegins.Add(time.Duration(i) * (7 * 24 * time.Hour / time.Duration(n)))
 		agent, method, host, target, body := call(r, i)
 		header := map[string][]string{}
 		if body != "" {
@@ -132,6 +132,9 @@ func TestWeekReviewed(t *testing.T) {
 	}
 	if out := actpass("", "test"); !strings.Contains(out, " 0 failed") {
 		t.Errorf("%s", out)
+	}
+	if !strings.HasPrefix(got, fmt.Sprintf("%d actions from", n)) {
+		t.Errorf("not all %d calls are reviewed:\n%s", n, got)
 	}
 	if n != 5000 {
 		t.Logf("%s", got)
