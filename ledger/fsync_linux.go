@@ -49,23 +49,23 @@ var newQuietSync = sync.OnceValue(func() *quietSync {
 
 // iocb is struct iocb of linux/aio_abi.h.
 type iocb struct {
-	data     uint64
-	key      [2]uint32
+	_        uint64    // data
+	_        [2]uint32 // key, rw_flags
 	opcode   uint16
-	priority int16
+	_        int16 // priority
 	fd       uint32
-	buf      uint64
-	bytes    uint64
-	offset   int64
-	reserved uint64
+	_        [2]uint64 // buf, bytes
+	_        int64     // offset
+	_        uint64    // reserved
 	flags    uint32
 	resultFD uint32
 }
 
 // ioEvent is struct io_event.
 type ioEvent struct {
-	data, obj uint64
-	res, res2 int64
+	_, _ uint64 // data, obj
+	res  int64
+	_    int64 // res2
 }
 
 const (
