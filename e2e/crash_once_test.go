@@ -117,8 +117,8 @@ func TestKillAmongRetries(t *testing.T) {
 		must(t, err)
 		state := sc.outcomeOf(a.ConsumedBy)
 		endings[fmt.Sprintf("died %s, seen %d, then %d: %s", died, before, last.status, state)]++
-		where := fmt.Sprintf("round %d, approval %s, %s when it died, seen %d times then and %d now, last answer %d, event %s is %s",
-			n, id, died, before, seen(key), last.status, a.ConsumedBy, state)
+		where := fmt.Sprintf("round %d, approval %s, %s when it died, seen %d times then and %d now, last answer %d %s %.300s, event %s is %s",
+			n, id, died, before, seen(key), last.status, last.header.Get("ActPass-Approval"), last.body, a.ConsumedBy, state)
 		switch {
 		case seen(key) > 1:
 			t.Errorf("sent twice: %s", where)
