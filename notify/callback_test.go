@@ -88,8 +88,14 @@ func TestCallbackDecides(t *testing.T) {
 	got, err = b.call("c4", wordOn(a.ID, "approve", "bob@x"))
 	b.must(err)
 	last := got.Votes[len(got.Votes)-1]
-	if got.State != gate.ApprovalApproved || last.KeyID != "key_bob" || last.Reason != "looked at it (bob@x by ops)" {
-		t.Errorf("%+v", got)
+	if got.State != gate.ApprovalPending || last.KeyID != "key_bob" || last.Reason != "looked at it (bob@x by ops)" {
+		t.Errorf("one of two bosses, and a word of before the escalation: %+v", got)
+	}
+	other := b.ask(func(a *gate.Approval) { a.Approvers = []string{"bosses"} })
+	got, err = b.call("c5", wordOn(other.ID, "approve", "bob@x"))
+	b.must(err)
+	if got.State != gate.ApprovalApproved {
+		t.Errorf("the one boss who was asked: %s", got.State)
 	}
 }
 
