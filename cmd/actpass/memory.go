@@ -57,4 +57,5 @@ func memoryLimit(cgroup fs.FS) int64 {
 func releaseMemory() {
 	runtime.GC()
 	debug.FreeOSMemory()
+	releaseProgram()
 }
