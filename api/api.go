@@ -92,6 +92,8 @@ type EventSource interface {
 	// Simulate judges the record again, see whatif. What is wrong with the
 	// candidate is a *gate.FieldError.
 	Simulate(ctx context.Context, q SimulationQuery) (whatif.Report, error)
+	// Review judges it and goes through what would be stopped, see whatif.Walk.
+	Review(ctx context.Context, q ReviewQuery) (whatif.ReviewReport, error)
 	// Readiness judges it by the rules in force and tells what could be enforced.
 	Readiness(ctx context.Context, q ReadinessQuery) (whatif.Readiness, error)
 }

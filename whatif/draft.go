@@ -199,41 +199,54 @@ func (w *Walk) Blocked(g *Stopped) { w.kept = append(w.kept, keptGroup{g, nil}) 
 func (w *Walk) Fixtures() (text string, notes []string) {
 	var b strings.Builder
 	for _, k := range w.kept {
-		written := 0
-		for i := range k.group.Samples[:min(len(k.group.Samples), proposalExamples)] {
-			written += w.fixture(&b, k, &k.group.Samples[i], k.group.Samples[i].Args, "")
-		}
-		switch {
-		case written > 0:
-		case k.draft != nil:
-			notes = append(notes, fmt.Sprintf("%s has no fixture: as fixtures are judged, without limits, its calls do not go yet", k.draft.Name))
-		default:
-			notes = append(notes, fmt.Sprintf("%s of %s, rightly blocked, has no fixture: limits are not counted there", k.group.Tool, k.group.AgentID))
-		}
-		if k.draft == nil {
-			continue
-		}
-		most := k.group.seen.most()
-		for _, name := range sorted(most) {
-			args := make(map[string]any)
-			for n, v := range k.group.Samples[0].Args {
-				args[n] = v
-			}
-			if _, there := args[name]; there && most[name] < 1<<63-1 {
-				args[name] = most[name] + 1
-				w.fixture(&b, k, &k.group.Samples[0], args, name)
-			}
+		held, note := w.fixturesOf(k)
+		b.WriteString(held)
+		if note != "" {
+			notes = append(notes, note)
 		}
 	}
 	if b.Len() == 0 {
 		return "", notes
 	}
-	return "fixtures:\n" + b.String(), notes
+	return fixtureHead + b.String(), notes
+}
+
+const fixtureHead = "fixtures:\n"
+
+// fixturesOf writes the fixtures of one group, items of a list; where none holds
+// the policy to it, note says so.
+func (w *Walk) fixturesOf(k keptGroup) (text, note string) {
+	var b strings.Builder
+	for i := range k.group.Samples[:min(len(k.group.Samples), proposalExamples)] {
+		w.fixture(&b, k, &k.group.Samples[i], k.group.Samples[i].Args, "")
+	}
+	switch {
+	case b.Len() > 0:
+	case k.draft != nil:
+		note = fmt.Sprintf("%s has no fixture: as fixtures are judged, without limits, its calls do not go yet", k.draft.Name)
+	default:
+		note = fmt.Sprintf("%s of %s, rightly blocked, has no fixture: limits are not counted there", k.group.Tool, k.group.AgentID)
+	}
+	if k.draft == nil {
+		return b.String(), note
+	}
+	most := k.group.seen.most()
+	for _, name := range sorted(most) {
+		args := make(map[string]any)
+		for n, v := range k.group.Samples[0].Args {
+			args[n] = v
+		}
+		if _, there := args[name]; there && most[name] < 1<<63-1 {
+			args[name] = most[name] + 1
+			w.fixture(&b, k, &k.group.Samples[0], args, name)
+		}
+	}
+	return b.String(), note
 }
 
 // fixture writes one, where the policy says of the action what was meant: an
 // accepted one goes, one that is over in an argument or rightly blocked does not.
-func (w *Walk) fixture(b *strings.Builder, k keptGroup, s *Sample, args map[string]any, over string) int {
+func (w *Walk) fixture(b *strings.Builder, k keptGroup, s *Sample, args map[string]any, over string) {
 	name := "rightly blocked: " + k.group.Tool + " as " + s.EventID
 	if k.draft != nil {
 		name = k.draft.Name + ": accepted as " + s.EventID
@@ -243,16 +256,15 @@ func (w *Walk) fixture(b *strings.Builder, k keptGroup, s *Sample, args map[stri
 	}
 	got, err := w.judge(name, s, args)
 	if err != nil || (got.Decision == policy.Allow.String()) != (k.draft != nil && over == "") {
-		return 0
+		return
 	}
 	writeExample(b, name, s.approval(), args, got.Decision, got.ReasonCode, got.Rule)
-	return 1
 }
 
 // judge says what a fixture of the action would come to.
 func (w *Walk) judge(name string, s *Sample, args map[string]any) (Verdict, error) {
 	var b strings.Builder
-	b.WriteString("fixtures:\n")
+	b.WriteString(fixtureHead)
 	writeExample(&b, name, s.approval(), args, "allow", "", "")
 	list, err := ReadFixtures([]Source{{Name: "fixture", Data: []byte(b.String())}}, time.Time{})
 	if err != nil {

@@ -119,16 +119,21 @@ func (q *review) begin(cmd *cobra.Command) error {
 		}
 	}
 	rules.Mode = q.mode
+	q.walk, err = newWalk(cfg, rules, q.embedded, now)
+	return err
+}
+
+// newWalk begins a walk with rules, held to the fixtures beside the policies.
+func newWalk(cfg *config.Config, rules *gate.Rules, embedded bool, now time.Time) (*whatif.Walk, error) {
 	var held []whatif.Fixture
-	if sources, err := fixtureSources(cfg, nil, q.embedded); err == nil { // there may be none
+	if sources, err := fixtureSources(cfg, nil, embedded); err == nil { // there may be none
 		if held, err = whatif.ReadFixtures(sources, now); err != nil {
-			return finding("the fixtures beside the policies cannot be read: %v", err)
+			return nil, finding("the fixtures beside the policies cannot be read: %v", err)
 		}
 	}
-	q.walk, err = whatif.NewWalk(rules, func(sources []policy.Source) (*policy.Set, error) {
+	return whatif.NewWalk(rules, func(sources []policy.Source) (*policy.Set, error) {
 		return policy.Compile(sources, cfg.PolicyOptions(rules.Mapping))
 	}, held)
-	return err
 }
 
 // judge goes over the record and gives the groups that are not settled.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -17,48 +18,82 @@ import (
 	"github.com/actpass/sidecar/whatif"
 )
 
-// finish writes what came of the review.
-func (q *review) finish(out io.Writer) error {
-	texts := q.walk.Texts()
-	fixtures, notes := q.walk.Fixtures()
-	accepted := len(q.walk.Drafts())
-	fmt.Fprintf(out, "\n%d accepted, %d rightly blocked, %d ignored.\n", accepted, q.blocked, q.ignored)
-	for _, n := range notes {
-		fmt.Fprintf(out, "Note: %s.\n", plain(n))
-	}
-	for name, t := range texts {
+// changes are the files that a walk changes, and what there is to say of them.
+type changes struct {
+	texts    map[string]*whatif.Text
+	fixtures string // name of the file of fixtures, "" for none
+	notes    []string
+}
+
+// changesOf gathers what came of a walk. The policy files must still be those
+// that were reviewed; embedded says that they are in the binary, and are made now.
+func changesOf(w *whatif.Walk, embedded bool, fixtures string) (*changes, error) {
+	c := &changes{texts: w.Texts()}
+	text, notes := w.Fixtures()
+	c.notes = notes
+	for name, t := range c.texts {
 		old, err := os.ReadFile(name)
 		switch {
-		case errors.Is(err, fs.ErrNotExist) && q.embedded:
-			texts[name] = whatif.NewFile(t.Bytes())
-			fmt.Fprintf(out, "Note: the policies are those in the binary; %s is made of them, for policy.files of a configuration to name.\n", plain(name))
+		case errors.Is(err, fs.ErrNotExist) && embedded:
+			c.texts[name] = whatif.NewFile(t.Bytes())
+			c.notes = append(c.notes, fmt.Sprintf("the policies are those in the binary; %s is made of them, for policy.files of a configuration to name", name))
 		case err != nil:
-			return finding("read the policy again: %v", err)
+			return nil, finding("read the policy again: %v", err)
 		case !bytes.Equal(old, t.Old()):
-			return finding("%s is not the text that was reviewed any more: review again", name)
+			return nil, finding("%s is not the text that was reviewed any more: review again", name)
 		}
 	}
-	if fixtures != "" {
-		name := q.fixtureName(fixtures)
-		if old, err := os.ReadFile(name); err == nil && string(old) != fixtures {
-			return finding("%s is there already: name another with --fixtures", name)
+	if text != "" {
+		c.fixtures = cmp.Or(fixtures, fixtureName(w, text))
+		if old, err := os.ReadFile(c.fixtures); err == nil && string(old) != text {
+			return nil, finding("%s is there already: name another with --fixtures", c.fixtures)
 		} else if err != nil {
-			texts[name] = whatif.NewFile([]byte(fixtures))
+			c.texts[c.fixtures] = whatif.NewFile([]byte(text))
 		}
 	}
-	if len(texts) == 0 {
+	return c, nil
+}
+
+// names are the files in order.
+func (c *changes) names() []string { return slices.Sorted(maps.Keys(c.texts)) }
+
+// patch is the changes as a patch that is applied below dir.
+func (c *changes) patch(dir string) (string, error) {
+	names := c.names()
+	paths, err := below(dir, names)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for i, name := range names {
+		b.WriteString(c.texts[name].Patch(paths[i]))
+	}
+	return b.String(), nil
+}
+
+// finish writes what came of the review.
+func (q *review) finish(out io.Writer) error {
+	accepted := len(q.walk.Drafts())
+	fmt.Fprintf(out, "\n%d accepted, %d rightly blocked, %d ignored.\n", accepted, q.blocked, q.ignored)
+	c, err := changesOf(q.walk, q.embedded, q.fixtures)
+	if err != nil {
+		return err
+	}
+	for _, n := range c.notes {
+		fmt.Fprintf(out, "Note: %s.\n", plain(n))
+	}
+	if len(c.texts) == 0 {
 		fmt.Fprintln(out, "There is nothing to write.")
 		return nil
 	}
-	names := slices.Sorted(maps.Keys(texts))
 	if q.write {
-		for _, name := range names {
-			if err := replaceFile(name, texts[name].Bytes()); err != nil {
+		for _, name := range c.names() {
+			if err := replaceFile(name, c.texts[name].Bytes()); err != nil {
 				return usage("write %s: %v", name, err)
 			}
 			fmt.Fprintf(out, "Wrote %s.\n", plain(name))
 		}
-	} else if err := q.patch(out, names, texts); err != nil {
+	} else if err := q.patch(out, c); err != nil {
 		return err
 	}
 	if accepted > 0 {
@@ -67,21 +102,23 @@ func (q *review) finish(out io.Writer) error {
 	return nil
 }
 
-func (q *review) patch(out io.Writer, names []string, texts map[string]*whatif.Text) error {
-	dir, paths, err := q.patchPaths(names)
+// patch writes the patch for where the command runs, else for below the
+// configuration file.
+func (q *review) patch(out io.Writer, c *changes) error {
+	dir := "."
+	text, err := c.patch(dir)
 	if err != nil {
-		return err
-	}
-	var b strings.Builder
-	for i, name := range names {
-		b.WriteString(texts[name].Patch(paths[i]))
+		dir = q.cfg.Dir
+		if text, err = c.patch(dir); err != nil {
+			return finding("the policy files stand in several places, which one patch cannot name: use --write")
+		}
 	}
 	if q.out == "" {
 		fmt.Fprintln(out)
-		_, err := io.WriteString(out, b.String())
+		_, err := io.WriteString(out, text)
 		return err
 	}
-	if err := os.WriteFile(q.out, []byte(b.String()), 0o644); err != nil {
+	if err := os.WriteFile(q.out, []byte(text), 0o644); err != nil {
 		return usage("write the patch: %v", err)
 	}
 	in := ""
@@ -92,18 +129,7 @@ func (q *review) patch(out io.Writer, names []string, texts map[string]*whatif.T
 	return nil
 }
 
-// patchPaths names files as a patch does: below where the command runs, else
-// below the configuration file.
-func (q *review) patchPaths(names []string) (dir string, paths []string, err error) {
-	for _, dir := range []string{".", q.cfg.Dir} {
-		paths, err := below(dir, names)
-		if err == nil {
-			return dir, paths, nil
-		}
-	}
-	return "", nil, finding("the policy files stand in several places, which one patch cannot name: use --write")
-}
-
+// below names files as a patch does that is applied in dir.
 func below(dir string, names []string) ([]string, error) {
 	base, err := filepath.Abs(dir)
 	if err != nil {
@@ -124,13 +150,10 @@ func below(dir string, names []string) ([]string, error) {
 }
 
 // fixtureName is beside the first policy, where actpass test looks.
-func (q *review) fixtureName(text string) string {
-	if q.fixtures != "" {
-		return q.fixtures
-	}
+func fixtureName(w *whatif.Walk, text string) string {
 	sum := sha256.Sum256([]byte(text))
-	first := q.walk.Rules().Policy.Sources()[0].Name
-	if d := q.walk.Drafts(); len(d) > 0 {
+	first := w.Rules().Policy.Sources()[0].Name
+	if d := w.Drafts(); len(d) > 0 {
 		first = d[0].Pos.File
 	}
 	return filepath.Join(filepath.Dir(first), "fixtures", "review_"+hex.EncodeToString(sum[:4])+".yaml")
