@@ -62,14 +62,15 @@ func TestImportDirection(t *testing.T) {
 		"notify":          {"gate", "evidence"},
 		"store":           {"gate", "evidence", "notify"},
 		// It judges by gate's own functions, so that no mode has a second table.
-		"whatif":  {"gate", "policy", "evidence", "mapping", "strictyaml"},
-		"proxy":   {"gate", "mapping", "evidence"},
-		"api":     {"gate", "evidence", "passport", "whatif", "notify", "doctor"},
-		"api/web": {"api", "gate", "evidence", "whatif"},
-		"config":  {"mapping", "policy", "strictyaml"},
-		"launch":  {},
-		"doctor":  {},
-		"inject":  {"launch"},
+		"whatif":                 {"gate", "policy", "evidence", "mapping", "strictyaml"},
+		"proxy":                  {"gate", "mapping", "evidence"},
+		"api":                    {"gate", "evidence", "passport", "whatif", "notify", "doctor"},
+		"api/web":                {"api", "gate", "evidence", "whatif"},
+		"config":                 {"mapping", "policy", "strictyaml"},
+		"launch":                 {},
+		"cmd/actpass/timerslack": {},
+		"doctor":                 {},
+		"inject":                 {"launch"},
 	}
 	free := map[string]bool{ // tests' own, and what wires everything
 		"cmd/actpass": true, "e2e": true, "store/storetest": true, "store/pgtest": true, "deploy/image/sbom": true, "notify/slacktest": true, "mapping/corpus": true, "e2e/agent": true, "sdk/vectors": true,

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 
+	_ "github.com/actpass/sidecar/cmd/actpass/timerslack" // takes effect by being there
 	"github.com/spf13/cobra"
 )
 
