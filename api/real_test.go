@@ -233,6 +233,33 @@ func TestAnApprovalFromQuestionToAnswer(t *testing.T) {
 	}
 }
 
+// TestAKeyOfNoAgentCancelsItsOwnQuestionsOnly: a gateway key that is bound to no
+// agent may name any in a question, and takes back none but its own.
+func TestAKeyOfNoAgentCancelsItsOwnQuestionsOnly(t *testing.T) {
+	r := newReal(t, gate.ModeEnforce)
+	bound, _ := r.key(t, `{"name":"bound","role":"gateway","agent_id":"support_agent"}`)
+	free, _ := r.key(t, `{"name":"free","role":"gateway"}`)
+	other, _ := r.key(t, `{"name":"other","role":"gateway"}`)
+	stranger, _ := r.key(t, `{"name":"stranger","role":"gateway","agent_id":"billing_agent"}`)
+	const cancel = `{"decision":"cancel","reason":"mine"}`
+	for asker, key := range map[string]string{"a bound key": bound, "an unbound key": free} {
+		amount := map[string]string{"a bound key": "20000", "an unbound key": "20001"}[asker]
+		id := r.call("POST", preflightPath, key, refund(amount, "")).at("approval_request_id").(string)
+		path := "/api/v1/approvals/" + id
+		for who, k := range map[string]string{"an unbound key": other, "another agent's key": stranger} {
+			// As if there were no such question: whether there is one is not theirs to know.
+			r.call("POST", path+"/decide", k, cancel).want(t, 404, "not_found", "")
+			if state := r.call("GET", path, r.admin, "").at("state"); state != "pending" {
+				t.Fatalf("%s made what %s asked %v", who, asker, state)
+			}
+		}
+		r.call("POST", path+"/decide", key, cancel).want(t, 200, "", "")
+		if state := r.call("GET", path, r.admin, "").at("state"); state != "cancelled" {
+			t.Errorf("%s cancelled its own question, and it is %v", asker, state)
+		}
+	}
+}
+
 func TestARefusalIsTheSameObject(t *testing.T) {
 	r := newReal(t, gate.ModeEnforce)
 	agent, _ := r.key(t, `{"name":"agent","role":"gateway"}`)

@@ -94,8 +94,10 @@ func stripRequest(h http.Header) (c claims, found []mapping.Ambiguity) {
 		switch name {
 		case "Actpass-User":
 			c.user = values[0]
+			found = append(found, several("ActPass-User", values)...)
 		case "Actpass-Goal":
 			c.goal = values[0]
+			found = append(found, several("ActPass-Goal", values)...)
 		case "Actpass-Passport":
 			// Of several none is picked: joined, as RFC 9110 section 5.3 reads them, they are no token.
 			c.passport = strings.Join(values, ", ")
@@ -103,6 +105,21 @@ func stripRequest(h http.Header) (c claims, found []mapping.Ambiguity) {
 		delete(h, name)
 	}
 	return c, found
+}
+
+// several finds that a header says more than one thing. Limits are counted and
+// conditions are asked by it, and whoever put another value there (an agent below a
+// harness, say) must not be the one who is heard by coming first.
+func several(name string, values []string) []mapping.Ambiguity {
+	for _, v := range values[1:] {
+		if v != values[0] {
+			return []mapping.Ambiguity{{
+				Class: mapping.ClassHeader, Status: http.StatusBadRequest,
+				Detail: "the request has several " + name + " headers, which say different things",
+			}}
+		}
+	}
+	return nil
 }
 
 // copyAnswer copies the end-to-end headers of an upstream's answer. Headers
