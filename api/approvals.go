@@ -209,7 +209,7 @@ func (s *server) getApproval(w http.ResponseWriter, r *http.Request, id gate.Ide
 type Verdict struct {
 	Decision string   `json:"decision"` // approve, deny, escalate, cancel
 	Reason   string   `json:"reason,omitempty"`
-	To       []string `json:"to,omitempty"` // groups, for escalate
+	To       []string `json:"to,omitempty"` // groups, for escalate; without it, keys with role admin
 	// Grant approves, with this call, those like it. What it leaves empty is this
 	// approval's.
 	Grant *NewGrant `json:"grant,omitempty"`
@@ -226,8 +226,8 @@ func (v Verdict) check() error {
 	if len(v.Reason) > 4096 {
 		return invalid("reason", "is longer than 4096 bytes")
 	}
-	if v.Decision == "escalate" && len(v.To) == 0 {
-		return invalid("to", "is required to escalate: the groups that decide from now on")
+	if v.To != nil && len(v.To) == 0 {
+		return invalid("to", "is empty: name the groups that decide from now on, or leave it out to ask the admins")
 	}
 	if v.Decision != "escalate" && len(v.To) > 0 {
 		return invalid("to", "belongs to escalate only")

@@ -64,7 +64,12 @@ func about(subject, down string, err error) error {
 	case errors.Is(err, gate.ErrNotFound):
 		return &Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no such " + strings.ReplaceAll(subject, "_", " "), cause: err}
 	case errors.Is(err, gate.ErrIllegalState):
-		return &Error{Status: http.StatusConflict, Code: subject + ".illegal_state", Message: err.Error(), cause: err}
+		message := err.Error()
+		var state *gate.StateError
+		if errors.As(err, &state) {
+			message = state.Message // without the steps that led there
+		}
+		return &Error{Status: http.StatusConflict, Code: subject + ".illegal_state", Message: message, cause: err}
 	case errors.Is(err, gate.ErrNotAllowed):
 		return &Error{Status: http.StatusForbidden, Code: subject + ".not_allowed", Message: err.Error(), cause: err}
 	case errors.Is(err, gate.ErrTooManyOfAgent):

@@ -129,9 +129,10 @@ func (n NewKey) Wish(now time.Time) (gate.NewKey, error) {
 		if err != nil {
 			return wish, invalid("expires_at", "must be a time in RFC 3339, as in 2026-01-31T09:00:00Z")
 		}
-		if wish.TTL = at.Sub(now); wish.TTL <= 0 {
+		if !at.After(now) {
 			return wish, invalid("expires_at", "is in the past")
 		}
+		wish.ExpiresAt = at.UTC()
 	}
 	return wish, nil
 }

@@ -169,7 +169,6 @@ func TestDecide(t *testing.T) {
 	for body, field := range map[string]string{
 		`{}`:                                          "decision",
 		`{"decision":"yes"}`:                          "decision",
-		`{"decision":"escalate"}`:                     "to",
 		`{"decision":"escalate","to":[]}`:             "to",
 		`{"decision":"escalate","to":[""]}`:           "to",
 		`{"decision":"approve","to":["g"]}`:           "to",

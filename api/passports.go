@@ -28,6 +28,7 @@ type NewPassport struct {
 	ApprovalHash        string      `json:"approval_hash,omitempty"`
 	Audience            string      `json:"audience,omitempty"` // "": the sidecar's own
 	Aud                 string      `json:"aud,omitempty"`      // the claim's name, for Audience
+	Issuer              string      `json:"iss,omitempty"`      // "": the sidecar's own; there is no other
 	TenantID            string      `json:"tenant_id,omitempty"`
 	TTL                 int64       `json:"ttl,omitempty"` // seconds; 0: 5 minutes
 }
@@ -130,7 +131,7 @@ func (s *server) issuePassport(w http.ResponseWriter, r *http.Request, id gate.I
 		b.Audience = b.Aud
 	}
 	for _, text := range []struct{ field, value string }{
-		{"agent_id", b.AgentID}, {"user_id", b.UserID}, {"goal", b.Goal}, {"audience", b.Audience}, {"approval_hash", b.ApprovalHash},
+		{"agent_id", b.AgentID}, {"user_id", b.UserID}, {"goal", b.Goal}, {"audience", b.Audience}, {"iss", b.Issuer}, {"approval_hash", b.ApprovalHash},
 	} {
 		if len(text.value) > 256 {
 			return invalid(text.field, "is longer than 256 bytes")
@@ -145,7 +146,7 @@ func (s *server) issuePassport(w http.ResponseWriter, r *http.Request, id gate.I
 		}
 	}
 	p, err := s.Gate.IssuePassport(r.Context(), id, gate.NewPassport{
-		AgentID: b.AgentID, UserID: b.UserID, Goal: b.Goal, Audience: b.Audience, AllowedTools: b.AllowedTools, AllowedResources: b.AllowedResources,
+		Issuer: b.Issuer, AgentID: b.AgentID, UserID: b.UserID, Goal: b.Goal, Audience: b.Audience, AllowedTools: b.AllowedTools, AllowedResources: b.AllowedResources,
 		ResourceConstraints: b.ResourceConstraints, RiskTier: b.RiskTier, ApprovalHash: b.ApprovalHash, TTL: time.Duration(b.TTL) * time.Second,
 	})
 	if err != nil {

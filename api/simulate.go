@@ -15,6 +15,7 @@ import (
 type Simulation struct {
 	// Policies are all files of the candidate; without them, the policy in force.
 	Policies []SimulationPolicy `json:"policies,omitempty"`
+	Policy   string             `json:"policy,omitempty"` // the text of one file, in place of Policies
 	Mode     string             `json:"mode,omitempty"`  // "": each action in the mode that it was judged in
 	Since    string             `json:"since,omitempty"` // RFC 3339; "": SimulationSpan ago
 	Until    string             `json:"until,omitempty"` // RFC 3339, exclusive
@@ -55,6 +56,12 @@ func (b *Simulation) Query(tenant string, now time.Time) (SimulationQuery, error
 	}
 	if err := checkMode(b.Mode); err != nil {
 		return q, err
+	}
+	if b.Policy != "" {
+		if b.Policies != nil {
+			return q, invalid("policy", "give policy or policies, not both")
+		}
+		q.Policies = []SimulationPolicy{{Name: "policy.yaml", YAML: b.Policy}}
 	}
 	if len(b.Policies) > maxPolicies {
 		return q, invalid("policies", fmt.Sprintf("has more than %d files", maxPolicies))

@@ -62,7 +62,7 @@ func (g *Gate) Approval(ctx context.Context, actor Identity, id string, wait tim
 }
 
 // Decide is a human's word on an approval: approve, deny, escalate (to other
-// groups) or cancel, which the requesting agent's own key may say too.
+// groups; to none: to the keys with role admin) or cancel, which the requesting agent's own key may say too.
 // ErrNotAllowed when the key's role or group does not fit or the key is the
 // requesting agent's own, ErrIllegalState when it is not pending any more.
 func (g *Gate) Decide(ctx context.Context, actor Identity, id, decision, reason string, to []string) (Approval, error) {
@@ -74,7 +74,8 @@ func (g *Gate) Decide(ctx context.Context, actor Identity, id, decision, reason 
 		return Approval{}, err
 	}
 	if decision == Escalate && len(to) == 0 {
-		return Approval{}, &FieldError{Field: "to", Message: "escalate needs the groups to ask: `\"to\": [\"finance-leads\"]`"}
+		// Handed on without a name: to those who are above every group.
+		to = []string{RoleAdmin}
 	}
 	v := Vote{
 		KeyID: actor.KeyID, Name: actor.Name, Role: actor.Role, Groups: slices.Clone(actor.Groups),

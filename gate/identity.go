@@ -160,7 +160,9 @@ type NewKey struct {
 	AgentID string
 	Groups  []string
 	Mode    string
-	TTL     time.Duration // 0: never expires
+	TTL     time.Duration // 0: never expires, unless ExpiresAt says when
+	// ExpiresAt is the moment at which it expires, kept as it is; zero: see TTL.
+	ExpiresAt time.Time
 	Ceiling *Ceiling      // nil: it may not issue passports, unless it is admin's
 }
 
@@ -175,6 +177,8 @@ func (g *Gate) CreateKey(ctx context.Context, actor Identity, n NewKey) (k Key, 
 		return Key{}, "", &FieldError{Field: "mode", Message: "must be monitor, warn, enforce or strict"}
 	case n.TTL < 0:
 		return Key{}, "", &FieldError{Field: "ttl", Message: "must not be negative"}
+	case !n.ExpiresAt.IsZero() && (n.TTL > 0 || !n.ExpiresAt.After(g.now())):
+		return Key{}, "", &FieldError{Field: "expires_at", Message: "must be in the future, and stand without a ttl"}
 	case len(n.AgentID) > clipLen:
 		return Key{}, "", &FieldError{Field: "agent_id", Message: "is too long"}
 	}
@@ -189,7 +193,7 @@ func (g *Gate) CreateKey(ctx context.Context, actor Identity, n NewKey) (k Key, 
 	now := g.now()
 	k = Key{
 		ID: newID("key_"), TenantID: actor.TenantID, Name: n.Name, Role: n.Role, AgentID: n.AgentID,
-		Groups: n.Groups, Mode: n.Mode, Ceiling: n.Ceiling, Prefix: secret[:len(keyPrefix)+4], CreatedAt: now,
+		Groups: n.Groups, Mode: n.Mode, Ceiling: n.Ceiling, Prefix: secret[:len(keyPrefix)+4], CreatedAt: now, ExpiresAt: n.ExpiresAt,
 	}
 	if n.TTL > 0 {
 		k.ExpiresAt = now.Add(n.TTL)

@@ -354,6 +354,7 @@ type NewPassport struct {
 	AgentID             string
 	UserID              string
 	Goal                string
+	Issuer              string // "" or the authority's own: nobody issues in another's name
 	Audience            string // "" for the authority's own
 	AllowedTools        []string
 	AllowedResources    []string
@@ -400,6 +401,9 @@ func (g *Gate) issue(ctx context.Context, actor Identity, n NewPassport, jti str
 	a := g.authority.Load()
 	if a == nil || len(a.Keys) == 0 {
 		return Issued{}, fmt.Errorf("issue a passport: %w: there is no signing key", ErrUnavailable)
+	}
+	if n.Issuer != "" && n.Issuer != a.Issuer {
+		return Issued{}, &FieldError{"iss", fmt.Sprintf("is not the issuer here, %q: leave it out", a.Issuer)}
 	}
 	if n.TTL == 0 {
 		n.TTL = defaultPassportTTL

@@ -20,6 +20,14 @@ var (
 	ErrRevoked        = errors.New("revoked")
 )
 
+// StateError is an ErrIllegalState that says for itself, as a clause, what the
+// state is: "approval apr_1 is denied: it has been decided".
+type StateError struct{ Message string }
+
+func (e *StateError) Error() string { return e.Message + ": " + ErrIllegalState.Error() }
+
+func (e *StateError) Unwrap() error { return ErrIllegalState }
+
 // Roles of a key.
 const (
 	RoleGateway  = "gateway"  // agents: proxy and preflight

@@ -21,6 +21,9 @@ const (
 	ReasonHeadTooLarge    = "request.head_too_large"
 	ReasonIdentity        = "request.identity_unavailable"
 	ReasonInternal        = "request.internal"
+	ReasonFault           = "request.fault"
+	ReasonUnauthenticated = "request.unauthenticated"
+	ReasonNoRoute         = "request.no_route"
 	ReasonUnmapped        = "mapping.unmapped"
 	ReasonArgMissing      = "mapping.argument_missing"
 	ReasonArgInvalid      = "mapping.argument_invalid"
@@ -271,6 +274,12 @@ func closedSteps(code string) []string {
 	switch code {
 	case ReasonEvidence, ReasonStore, ReasonApprovals:
 		return []string{"Nothing was sent. Try again later; if it persists, tell the operator of the sidecar."}
+	case ReasonIdentity, ReasonInternal, ReasonFault:
+		return []string{"Nothing was sent. Try again later; if it persists, tell the operator of the sidecar."}
+	case ReasonUnauthenticated:
+		return []string{"Do not retry this call unchanged: ask the operator for a key of this agent."}
+	case ReasonNoRoute:
+		return []string{"Do not retry this call unchanged: use a route that there is, or ask the operator for this one."}
 	case ReasonTooLarge:
 		return []string{"Send a smaller body, or ask the operator to raise limits.max_inspect_bytes."}
 	}

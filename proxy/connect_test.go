@@ -382,7 +382,7 @@ func TestProxyAuthorization(t *testing.T) {
 		for _, line := range bad {
 			for _, head := range []string{get, "CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\n"} {
 				got := w.raw(w.front, head+line+"\r\n")
-				if got.status != 407 || got.header.Get("Proxy-Authenticate") == "" || got.json(t)["reason_code"] != ReasonUnauthenticated {
+				if got.status != 407 || got.header.Get("Proxy-Authenticate") == "" || got.json(t)["reason_code"] != ReasonUnauthenticated || !strings.Contains(got.body, "ask the operator for a key of this agent") {
 					t.Errorf("%q: %d %v %s", line, got.status, got.header, got.body)
 				}
 			}

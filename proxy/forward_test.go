@@ -110,7 +110,7 @@ func TestReverseRoutes(t *testing.T) {
 		{"/none/x", "localhost"}, {"/", "localhost"}, {"/x", "none.localhost:8081"}, {"/stripe/x", "none.localhost"}, {"/%73tripe/x", "localhost"}, {"/Stripe/x", "x"}, {"/stripe%2Fx", "x"},
 	} {
 		got := w.raw(w.reverse, "GET "+c.target+" HTTP/1.1\r\nHost: "+c.host+"\r\n\r\n")
-		if got.status != 404 || got.json(t)["reason_code"] != ReasonNoRoute || !strings.Contains(got.body, "/stripe/") {
+		if got.status != 404 || got.json(t)["reason_code"] != ReasonNoRoute || !strings.Contains(got.body, "/stripe/") || !strings.Contains(got.body, "use a route that there is") {
 			t.Errorf("%s at %s: %d %s", c.target, c.host, got.status, got.body)
 		}
 	}

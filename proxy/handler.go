@@ -23,10 +23,10 @@ const (
 	ReasonConnectInvalid  = "request.connect_invalid"
 	ReasonConnectInside   = "request.connect_inside"
 	ReasonMisdirected     = "request.misdirected"
-	ReasonUnauthenticated = "request.unauthenticated"
+	ReasonUnauthenticated = gate.ReasonUnauthenticated
 	ReasonIdentityUnknown = gate.ReasonIdentity
-	ReasonNoRoute         = "request.no_route"
-	ReasonFault           = "request.fault"
+	ReasonNoRoute         = gate.ReasonNoRoute
+	ReasonFault           = gate.ReasonFault
 )
 
 // exchange is one request on its way through, whatever door it came by.

@@ -25,7 +25,7 @@ const (
 func past(now, limit time.Time) bool { return micros(now) > micros(limit) }
 
 func illegal(a gate.Approval, why string) error {
-	return fmt.Errorf("approval %s is %s: %s: %w", a.ID, a.State, why, gate.ErrIllegalState)
+	return &gate.StateError{Message: fmt.Sprintf("approval %s is %s: %s", a.ID, a.State, why)}
 }
 
 // move changes the state and says so.

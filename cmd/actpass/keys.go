@@ -297,6 +297,7 @@ func keyState(k api.Key, now time.Time) string {
 }
 
 func newKeysRevokeCmd() *cobra.Command {
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "revoke ID",
 		Short:   "Revoke a key, for good",
@@ -313,10 +314,14 @@ func newKeysRevokeCmd() *cobra.Command {
 			if err := ring.revoke(ctx, args[0]); err != nil {
 				return keyError(err)
 			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), map[string]any{"id": args[0], "revoked": true})
+			}
 			fmt.Fprintln(cmd.OutOrStdout(), "revoked", plain(args[0]))
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	addAPIFlag(cmd)
 	return cmd
 }

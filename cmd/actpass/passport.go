@@ -236,6 +236,7 @@ func printClaims(out io.Writer, c *api.PassportClaims) {
 
 func newPassportRevokeCmd() *cobra.Command {
 	var reason string
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "revoke JTI",
 		Short:   "End a passport at once, used or not",
@@ -252,10 +253,14 @@ func newPassportRevokeCmd() *cobra.Command {
 			if err != nil {
 				return explained(err)
 			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), p)
+			}
 			fmt.Fprintln(cmd.OutOrStdout(), "revoked", plain(p.ID))
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the record")
 	addAPIFlag(cmd)
 	return cmd

@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -14,6 +17,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/actpass/sidecar/config"
+	"github.com/actpass/sidecar/strictyaml"
 )
 
 // drain is how long a stop waits for calls that are under way.
@@ -43,7 +47,12 @@ configuration, mapping and policies: all of it or nothing.`,
 	return cmd
 }
 
+// configError is a finding, or a usage error where it is a flag that is wrong.
 func configError(err error) error {
+	var faults strictyaml.Faults
+	if errors.As(err, &faults) && slices.ContainsFunc(faults, func(f strictyaml.Fault) bool { return strings.HasPrefix(f.File, "flag --") }) {
+		return usage("the configuration cannot be used:\n%v", err)
+	}
 	return finding("the configuration cannot be used:\n%v", err)
 }
 
