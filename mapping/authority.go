@@ -85,10 +85,16 @@ func plainName(h string) bool {
 // numericLabel says whether a last label makes the host an IPv4 address by the
 // WHATWG URL standard ("ends in a number").
 func numericLabel(l string) bool {
-	if strings.HasPrefix(l, "0x") {
-		return strings.Trim(l[2:], "0123456789abcdef") == ""
+	hex := strings.HasPrefix(l, "0x")
+	if hex {
+		l = l[2:]
 	}
-	return strings.Trim(l, "0123456789") == ""
+	for i := 0; i < len(l); i++ {
+		if c := l[i]; (c < '0' || c > '9') && (!hex || c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
 }
 
 func plainPort(p string) bool {

@@ -62,7 +62,7 @@ func BenchmarkForm(b *testing.B) {
 func TestAllocations(t *testing.T) {
 	s := mustCompile(t, stripeRules)
 	req, body := refundForm()
-	if n := testing.AllocsPerRun(200, func() { s.Match(req).Read(body, true) }); n > 36 {
+	if n := testing.AllocsPerRun(200, func() { s.Match(req).Read(body, true) }); n > 20 {
 		t.Errorf("%v allocations for one form", n)
 	}
 }

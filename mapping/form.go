@@ -23,7 +23,11 @@ func readForm(in *input) {
 	if body, ok := in.decoded(); ok {
 		in.body = body
 		if _, ok := in.contentType(isForm, "application/x-www-form-urlencoded"); ok || len(body) > 0 {
-			args = in.form(string(body), ClassBody)
+			text := string(body)
+			if in.m.RawQuery == "" && text != "" && in.plain(text) {
+				return
+			}
+			args = in.form(text, ClassBody)
 		}
 	}
 	if _, there := args["_method"]; there {
@@ -51,6 +55,9 @@ func (in *input) charsetField(args map[string]any) {
 
 func readQuery(in *input) {
 	in.noBody()
+	if in.plain(in.m.RawQuery) {
+		return
+	}
 	in.add(in.form(in.m.RawQuery, ClassQuery), true)
 }
 
@@ -151,7 +158,7 @@ func (in *input) form(s, class string) map[string]any {
 // mangledName is the name of a field to PHP, which has no full stops and spaces
 // in one.
 func mangledName(k string) string {
-	if !strings.ContainsAny(k, ". ") {
+	if strings.IndexByte(k, '.') < 0 && strings.IndexByte(k, ' ') < 0 {
 		return k
 	}
 	return strings.Map(func(r rune) rune {

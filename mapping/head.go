@@ -68,6 +68,9 @@ func (m *Match) authority() {
 	if r.Host == "" || r.Host == r.Authority {
 		return
 	}
+	if err == nil && r.Host == m.Host && m.Port == defaultPort(r.Scheme) && !ipv6(r.Host) {
+		return // canonical as it stands: the host of the authority is
+	}
 	host, port, err := Authority(r.Scheme, r.Host)
 	if err != nil {
 		m.flag(ambiguity(ClassAuthority, "the Host header: %v", err))
@@ -107,9 +110,16 @@ func (m *Match) head() (override string) {
 		room = min(room, 8)
 	}
 	m.headers = make(map[string]any, room)
+	var names, texts [16]string
+	single := 0
 	for name, values := range r.Header {
 		if len(values) > 0 && shown(name) {
-			m.headers[name] = oneOrList(values)
+			if len(values) == 1 && single < len(texts) {
+				names[single], texts[single] = name, values[0]
+				single++
+			} else {
+				m.headers[name] = oneOrList(values)
+			}
 		}
 		canonical, odd := name, false
 		if !token(name) {
@@ -153,6 +163,11 @@ func (m *Match) head() (override string) {
 				found = append(found, ambiguity(ClassAuthority, "there is a second Host header"))
 			}
 		}
+	}
+	var boxed [len(texts)]any
+	boxTexts(boxed[:single], texts[:single])
+	for i, name := range names[:single] {
+		m.headers[name] = boxed[i]
 	}
 	if len(found) > 1 { // maps have no order, answers should
 		slices.SortFunc(found, func(a, b Ambiguity) int { return strings.Compare(a.Detail, b.Detail) })

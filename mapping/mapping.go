@@ -112,9 +112,8 @@ type Match struct {
 	// underscored are the names of headers that have an underscore.
 	underscored []string
 	room        struct { // for an ordinary reading, so that it allocates less
-		in    input
-		call  [1]Call
-		roots [4]string
+		in   input
+		call [1]Call
 	}
 }
 

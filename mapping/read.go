@@ -49,7 +49,7 @@ type input struct {
 	amb   []Ambiguity
 	roots []string // arguments that brackets build
 
-	path, unsettled [6]string // room for typing
+	path [4]string // room for typing
 }
 
 func (in *input) flag(class, format string, args ...any) {
@@ -65,7 +65,7 @@ func (m *Match) Read(body []byte, whole bool) Reading {
 	}
 	in := &m.room.in
 	if in.m == nil {
-		in.calls, in.roots = m.room.call[:0], m.room.roots[:0]
+		in.calls = m.room.call[:0]
 	} else { // a second reading must not change the first
 		in = new(input)
 	}
@@ -112,9 +112,18 @@ func (in *input) add(args map[string]any, text bool) *Call {
 }
 
 func (in *input) addTyped(args map[string]any, text bool, spec *argSpec) *Call {
-	m, r := in.m, in.rule
-	t := typing{text: text, at: in.path[:0], unsettled: in.unsettled[:0]}
+	t := in.typing(text)
 	t.finish(args, spec)
+	return in.call(args, &t)
+}
+
+func (in *input) typing(text bool) typing {
+	return typing{text: text, at: in.path[:0]}
+}
+
+// call appends the call with arguments that t has typed.
+func (in *input) call(args map[string]any, t *typing) *Call {
+	m, r := in.m, in.rule
 	in.amb = append(in.amb, t.ambiguous...)
 	c := Call{
 		Tool: r.Tool, Risk: r.Risk, Rule: r.Pos,

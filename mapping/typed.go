@@ -88,30 +88,38 @@ func (t *typing) invalid(format string, args ...any) {
 // object types the members of m in place.
 func (t *typing) object(m map[string]any, spec *argSpec) {
 	for k, v := range m {
-		c := spec.children[k]
-		if c == nil {
-			t.variant(k, spec)
-			if c = spec.star; c == nil {
-				if len(t.at) == 0 && !plain(v) {
-					t.unsettled = append(t.unsettled, k)
-				}
-				continue
-			}
-		}
-		t.down(k)
-		typed, ok := t.value(v, c)
-		t.up()
-		if !ok {
-			delete(m, k)
-			continue
-		}
+		typed := t.member(m, k, v, spec)
 		if len(t.at) == 0 && !plain(typed) {
 			t.unsettled = append(t.unsettled, k)
 		}
-		if c.arg == nil || c.arg.Type != "string" && c.arg.Type != "currency" { // a text stays as it is: no need to box it again
-			m[k] = typed
+	}
+	t.requireds(m, spec)
+}
+
+// member types the member k of m, whose value is v, and gives what it now is: nil
+// where it was taken out.
+func (t *typing) member(m map[string]any, k string, v any, spec *argSpec) any {
+	c := spec.children[k]
+	if c == nil {
+		t.variant(k, spec)
+		if c = spec.star; c == nil {
+			return v
 		}
 	}
+	t.down(k)
+	typed, ok := t.value(v, c)
+	t.up()
+	if !ok {
+		delete(m, k)
+		return nil
+	}
+	if c.arg == nil || c.arg.Type != "string" && c.arg.Type != "currency" { // a text stays as it is: no need to box it again
+		m[k] = typed
+	}
+	return typed
+}
+
+func (t *typing) requireds(m map[string]any, spec *argSpec) {
 	for _, k := range spec.required {
 		if _, there := m[k]; !there {
 			t.down(k)
@@ -511,6 +519,11 @@ func (t *typing) finish(args map[string]any, spec *argSpec) {
 	} else {
 		t.settle(args)
 	}
+	t.sort()
+}
+
+// sort gives what was found an order that does not hang on that of a map.
+func (t *typing) sort() {
 	if len(t.problems) > 1 {
 		slices.SortFunc(t.problems, func(a, b Problem) int { return strings.Compare(a.Arg, b.Arg) })
 	}
