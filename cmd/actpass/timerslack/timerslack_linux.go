@@ -26,10 +26,12 @@ func init() {
 	if !Serves(os.Args[min(1, len(os.Args)):]) || get() != usual || set(wide) != nil {
 		return
 	}
-	// The marker, because a sandbox may forget the slack, and this must end.
-	err := syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), marker+"=1"))
-	_ = err // no /proc: go on as we are
-	_ = set(usual)
+	// By its path, which is the name that ps(1) shows. The marker, because a sandbox
+	// may forget the slack, and this must end.
+	if exe, err := os.Readlink("/proc/self/exe"); err == nil {
+		_ = syscall.Exec(exe, os.Args, append(os.Environ(), marker+"=1"))
+	}
+	_ = set(usual) // no /proc, or the file is gone: go on as we are
 }
 
 func set(ns uintptr) error {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -23,6 +24,10 @@ func TestMain(m *testing.M) {
 	// The monitor is the thread that the runtime starts first.
 	monitor, err := os.ReadFile("/proc/" + tasks[1].Name() + "/timerslack_ns")
 	runtime.LockOSThread()
+	if comm, cerr := os.ReadFile("/proc/self/comm"); cerr != nil || !strings.HasPrefix(filepath.Base(os.Args[0]), strings.TrimSpace(string(comm))) {
+		fmt.Println("shown as", string(comm), cerr)
+		os.Exit(1)
+	}
 	fmt.Println(os.Getpid(), strings.Join(os.Args[1:], ","), get(), os.Getenv(marker) == "", strings.TrimSpace(string(monitor)), err)
 }
 
