@@ -38,6 +38,10 @@ type Approval struct {
 	Request    *evidence.Request `json:"request"` // null for an action of the preflight API
 	ConsumedBy string            `json:"consumed_by"`
 
+	Age       int64            `json:"age_seconds"`        // since it was asked for
+	ExpiresIn *int64           `json:"expires_in_seconds"` // until it ends by itself: of the decision, then of the use; null when closed
+	Outcome   *ApprovalOutcome `json:"outcome"`            // of the call that used it; null before, and in answers about words and events
+
 	// Beside are the rules that would have let it go without a human, and what it
 	// is away from them; in the answer about this one approval only.
 	Beside []RuleBeside `json:"beside,omitempty"`
@@ -85,13 +89,25 @@ func (a *Approval) UnmarshalJSON(b []byte) error {
 	return d.Decode((*plain)(a))
 }
 
-// ApprovalOf renders a.
-func ApprovalOf(a gate.Approval) Approval {
+// ApprovalOf renders a as it is at now, without what came of its use.
+func ApprovalOf(a gate.Approval, now time.Time) Approval {
 	out := Approval{
 		ID: a.ID, State: a.State, Tool: a.Tool, Resource: a.Resource, RiskTier: a.Risk, Args: a.Args, AgentID: a.AgentID, UserID: a.UserID,
 		Goal: a.Goal, ReasonCode: a.ReasonCode, Summary: a.Summary, Policy: a.Policy, Rule: a.Rule, Approvers: list(a.Approvers), Required: a.Required,
 		Votes: []Vote{}, CreatedAt: evidence.Time{Time: a.CreatedAt}, ExpiresAt: evidence.Time{Time: a.ExpiresAt}, DecidedAt: moment(a.DecidedAt),
 		UseBefore: moment(a.UseBefore), EventID: a.EventID, Request: a.Request, ConsumedBy: a.ConsumedBy,
+		Age: max(0, int64(now.Sub(a.CreatedAt)/time.Second)),
+	}
+	var end time.Time
+	switch a.State {
+	case gate.ApprovalPending:
+		end = a.ExpiresAt
+	case gate.ApprovalApproved:
+		end = a.UseBefore
+	}
+	if !end.IsZero() {
+		left := max(0, int64(end.Sub(now)/time.Second))
+		out.ExpiresIn = &left
 	}
 	if out.Args == nil {
 		out.Args = map[string]any{}
@@ -129,9 +145,10 @@ func (s *server) listApprovals(w http.ResponseWriter, r *http.Request, id gate.I
 		return about("approval", storeDown, err)
 	}
 	p := Page[Approval]{Data: []Approval{}, Next: next}
+	waited := false
 	for _, a := range found {
 		if maySee(id, &a) {
-			p.Data = append(p.Data, ApprovalOf(a))
+			p.Data = append(p.Data, s.shown(r, a, &waited))
 		}
 	}
 	return writeJSON(w, http.StatusOK, p)
@@ -196,7 +213,8 @@ func (s *server) getApproval(w http.ResponseWriter, r *http.Request, id gate.Ide
 	if err != nil {
 		return about("approval", storeDown, err)
 	}
-	d := ApprovalOf(a)
+	waited := false
+	d := s.shown(r, a, &waited)
 	if id.Role != gate.RoleGateway && a.State == gate.ApprovalPending {
 		for _, b := range s.Gate.Beside(&a) {
 			d.Beside = append(d.Beside, RuleBeside{Rule: b.Rule, Decision: b.Decision, When: b.When, Misses: list(b.Misses)})
@@ -278,7 +296,7 @@ func (s *server) decide(w http.ResponseWriter, r *http.Request, id gate.Identity
 	if err != nil {
 		return err
 	}
-	d := ApprovalOf(a)
+	d := ApprovalOf(a, s.Now())
 	d.Grant = granted
 	if v.Decision == gate.Approve && a.State == gate.ApprovalApproved {
 		// The word is stored and stands, with or without a passport: the call's own

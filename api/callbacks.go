@@ -28,7 +28,7 @@ func (s *server) callback(w http.ResponseWriter, r *http.Request, _ gate.Identit
 	if err != nil {
 		return s.unheard(r, err)
 	}
-	return writeJSON(w, http.StatusOK, ApprovalOf(a))
+	return writeJSON(w, http.StatusOK, ApprovalOf(a, s.Now()))
 }
 
 // slackInteraction takes a pressed button. The route is open: Slack's signature

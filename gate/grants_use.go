@@ -117,13 +117,13 @@ func (g *Gate) answered(ctx context.Context, c *call, question string) bool {
 	case ApprovalApproved:
 		return g.now().Before(last.UseBefore)
 	case ApprovalDenied:
-		return g.now().Sub(lastMove(last)) <= settledFor(last)
+		return !g.now().After(last.AnswersUntil())
 	case ApprovalConsumed:
-		window := consumedFor
-		if hasKey(c) || c.idempotency != "" {
-			window = consumedForWithKey
+		until := last.AnswersUntil()
+		if !hasKey(c) && c.idempotency == "" {
+			until = lastMove(last).Add(consumedFor)
 		}
-		return c.Door != DoorAPI && g.now().Sub(lastMove(last)) <= window
+		return c.Door != DoorAPI && !g.now().After(until)
 	}
 	return false
 }

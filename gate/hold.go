@@ -187,22 +187,22 @@ func sameKey(c *call) string {
 func (g *Gate) settled(ctx context.Context, c *call, a Approval) *Refusal {
 	switch a.State {
 	case ApprovalDenied:
-		if g.now().Sub(lastMove(a)) > settledFor(a) {
+		if g.now().After(a.AnswersUntil()) {
 			return nil
 		}
 		return g.refuseApproval(ctx, c, a, 403, ReasonDenied, "a human denied this call"+reasonOf(a), false)
 	case ApprovalConsumed:
-		window := consumedFor
-		if hasKey(c) {
-			window = consumedForWithKey
+		until := a.AnswersUntil()
+		if !hasKey(c) {
+			until = lastMove(a).Add(consumedFor)
 		}
-		if g.now().Sub(lastMove(a)) > window || g.anotherMessage(ctx, c, a) {
+		if g.now().After(until) || g.anotherMessage(ctx, c, a) {
 			return nil
 		}
 		return g.replay(ctx, c, a, false)
 	case ApprovalCancelled:
 		// Also for a client that was told to come back a moment before.
-		if byHand(a) && g.now().Sub(lastMove(a)) <= cancelledFor {
+		if byHand(a) && !g.now().After(a.AnswersUntil()) {
 			return g.refuseApproval(ctx, c, a, 403, ReasonCancelled, cancelled(a), false)
 		}
 	}
@@ -225,6 +225,20 @@ func cancelled(a Approval) string {
 		what += ": " + clip(a.Votes[n-1].Reason)
 	}
 	return what
+}
+
+// AnswersUntil is the moment until which a, once it is closed, answers for other
+// attempts at its call: a store keeps it until then, whatever else it forgets.
+func (a *Approval) AnswersUntil() time.Time {
+	switch a.State {
+	case ApprovalDenied:
+		return lastMove(*a).Add(settledFor(*a))
+	case ApprovalConsumed:
+		return lastMove(*a).Add(consumedForWithKey)
+	case ApprovalCancelled:
+		return lastMove(*a).Add(cancelledFor)
+	}
+	return lastMove(*a)
 }
 
 // settledFor is how long a settled approval answers for retries of its call.

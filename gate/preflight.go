@@ -191,7 +191,7 @@ func (g *Gate) openPreflight(ctx context.Context, c *call, p Preflight) (got App
 	for {
 		last, err := g.store.LatestApproval(ctx, a.TenantID, a.Fingerprint)
 		switch {
-		case err == nil && last.State == ApprovalDenied && g.now().Sub(lastMove(last)) <= settledFor(last):
+		case err == nil && last.State == ApprovalDenied && !g.now().After(last.AnswersUntil()):
 			return last, true, nil
 		case err == nil:
 			a.Seen = seen(last)

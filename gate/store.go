@@ -92,7 +92,8 @@ type Approval struct {
 	DecidedAt   time.Time
 	UseBefore   time.Time // set when approved
 	Votes       []Vote
-	ConsumedBy  string // event id
+	ConsumedBy  string    // event id
+	ClosedAt    time.Time // when it came to its end: denied, expired, cancelled, or used; zero before
 
 	// Seen is for OpenApproval only and not stored: the id of the latest approval
 	// of the fingerprint that the caller has looked at, SeenNone for none, "" to

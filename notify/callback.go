@@ -30,7 +30,7 @@ const keepCallback = 24 * time.Hour
 // word is a person's word on an approval, as it came over a channel.
 type word struct {
 	ApprovalID string   `json:"approval_request_id"`
-	Decision   string   `json:"decision"` // approve, deny, escalate
+	Decision   string   `json:"decision"` // approve, deny, escalate, cancel
 	Reason     string   `json:"reason,omitempty"`
 	Actor      string   `json:"actor"`
 	To         []string `json:"to,omitempty"` // groups, for escalate
@@ -41,8 +41,8 @@ func (w word) check() error {
 	switch {
 	case !strings.HasPrefix(w.ApprovalID, "apr_") || len(w.ApprovalID) > 64:
 		return bad("approval_request_id", "must be the id of an approval, apr_...")
-	case w.Decision != gate.Approve && w.Decision != gate.DenyIt && w.Decision != gate.Escalate:
-		return bad("decision", "must be approve, deny or escalate")
+	case w.Decision != gate.Approve && w.Decision != gate.DenyIt && w.Decision != gate.Escalate && w.Decision != gate.Cancel:
+		return bad("decision", "must be approve, deny, escalate or cancel")
 	case w.Actor == "" || len(w.Actor) > 200:
 		return bad("actor", "must have 1 to 200 characters")
 	case len(w.Reason) > 4096:

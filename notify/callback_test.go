@@ -97,6 +97,15 @@ func TestCallbackDecides(t *testing.T) {
 	if got.State != gate.ApprovalApproved {
 		t.Errorf("the one boss who was asked: %s", got.State)
 	}
+	third := b.ask(nil)
+	got, err = b.call("c6", wordOn(third.ID, "cancel", "ann@x"))
+	b.must(err)
+	if got.State != gate.ApprovalCancelled || got.Votes[0].Reason != "looked at it (ann@x by ops)" {
+		t.Errorf("cancelled: %+v", got)
+	}
+	if _, err := b.call("c7", wordOn(third.ID, "cancel", "ann@x", "bosses")); err == nil {
+		t.Error("groups belong to escalate")
+	}
 }
 
 // TestWordsThatDoNotCount: the rules for who may decide hold as on the API, and

@@ -63,7 +63,7 @@ func (b *bench) open() {
 	b.n = notify.New(notify.Options{
 		Outbox: b.store, Gate: b.gate, Now: func() time.Time { return time.Now().Add(time.Duration(b.skew.Load())) },
 		Client:  &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
-		Render:  func(a gate.Approval) any { return api.ApprovalOf(a) },
+		Render:  func(a gate.Approval) any { return api.ApprovalOf(a, time.Now()) },
 		Timeout: 500 * time.Millisecond,
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -28,13 +28,29 @@ func illegal(a gate.Approval, why string) error {
 	return &gate.StateError{Message: fmt.Sprintf("approval %s is %s: %s", a.ID, a.State, why)}
 }
 
+// closed says that nothing comes after a state.
+func closed(state string) bool {
+	return state != gate.ApprovalPending && state != gate.ApprovalApproved
+}
+
+// restAt is the moment until which a closed approval answers for its call; zero
+// while it is open.
+func restAt(a gate.Approval) time.Time {
+	if !closed(a.State) {
+		return time.Time{}
+	}
+	return a.AnswersUntil()
+}
+
 // move changes the state and says so.
 func move(a *gate.Approval, to, actor, reason string, at time.Time) gate.Transition {
 	t := gate.Transition{
 		ApprovalID: a.ID, TenantID: a.TenantID, From: a.State, To: to,
 		Actor: actor, Reason: reason, Time: stored(at),
 	}
-	a.State = to
+	if a.State = to; closed(to) {
+		a.ClosedAt = t.Time
+	}
 	return t
 }
 
@@ -54,7 +70,7 @@ func opened(a gate.Approval) gate.Approval {
 	a.State = gate.ApprovalPending
 	a.CreatedAt, a.ExpiresAt = stored(a.CreatedAt), stored(a.ExpiresAt)
 	a.UseWithin = a.UseWithin.Truncate(time.Microsecond)
-	a.DecidedAt, a.UseBefore = time.Time{}, time.Time{}
+	a.DecidedAt, a.UseBefore, a.ClosedAt = time.Time{}, time.Time{}, time.Time{}
 	a.Votes, a.ConsumedBy = nil, ""
 	return a
 }

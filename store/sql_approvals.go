@@ -12,7 +12,7 @@ import (
 	"github.com/actpass/sidecar/gate"
 )
 
-const approvalColumns = `id, tenant_id, fingerprint, agent_id, state, created_at, expires_at, decided_at, use_before, approvers, votes, consumed_by, question`
+const approvalColumns = `id, tenant_id, fingerprint, agent_id, state, created_at, expires_at, decided_at, use_before, closed_at, approvers, votes, consumed_by, question`
 
 // question is the part of an approval that never changes, as it is stored. New
 // members are added; none changes its name.
@@ -76,15 +76,15 @@ func encodeVotes(votes []gate.Vote) (string, error) {
 
 func scanApproval(row scanner) (gate.Approval, error) {
 	var a gate.Approval
-	var created, expires, decided, useBefore int64
+	var created, expires, decided, useBefore, closed int64
 	var approvers, votes, rest []byte
-	err := row.Scan(&a.ID, &a.TenantID, &a.Fingerprint, &a.AgentID, &a.State, &created, &expires, &decided, &useBefore,
+	err := row.Scan(&a.ID, &a.TenantID, &a.Fingerprint, &a.AgentID, &a.State, &created, &expires, &decided, &useBefore, &closed,
 		&approvers, &votes, &a.ConsumedBy, &rest)
 	if err != nil {
 		return gate.Approval{}, err
 	}
 	a.CreatedAt, a.ExpiresAt = fromMicros(created), fromMicros(expires)
-	a.DecidedAt, a.UseBefore = fromMicros(decided), fromMicros(useBefore)
+	a.DecidedAt, a.UseBefore, a.ClosedAt = fromMicros(decided), fromMicros(useBefore), fromMicros(closed)
 	var q question
 	var vs []storedVote
 	if err := errors.Join(json.Unmarshal(approvers, &a.Approvers), json.Unmarshal(votes, &vs), json.Unmarshal(rest, &q)); err != nil {
@@ -120,8 +120,8 @@ func (b *batch) save(a gate.Approval, t gate.Transition) error {
 	if err != nil {
 		return err
 	}
-	err = b.run(`UPDATE approvals SET state = ?, due_at = ?, decided_at = ?, use_before = ?, approvers = ?, votes = ?, consumed_by = ? WHERE id = ?`,
-		a.State, micros(due(a)), micros(a.DecidedAt), micros(a.UseBefore), string(approvers), votes, a.ConsumedBy, a.ID)
+	err = b.run(`UPDATE approvals SET state = ?, due_at = ?, decided_at = ?, use_before = ?, closed_at = ?, rest_at = ?, approvers = ?, votes = ?, consumed_by = ? WHERE id = ?`,
+		a.State, micros(due(a)), micros(a.DecidedAt), micros(a.UseBefore), micros(a.ClosedAt), micros(restAt(a)), string(approvers), votes, a.ConsumedBy, a.ID)
 	if err != nil {
 		return err
 	}
@@ -228,7 +228,7 @@ func (s *tables) OpenApproval(ctx context.Context, a gate.Approval, room gate.Ro
 		if err := b.countPending(a); err != nil {
 			return err
 		}
-		err = b.run(`INSERT INTO approvals (`+approvalColumns+`, due_at) VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, ?, '[]', '', ?, ?)`,
+		err = b.run(`INSERT INTO approvals (`+approvalColumns+`, due_at) VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, ?, '[]', '', ?, ?)`,
 			a.ID, a.TenantID, a.Fingerprint, a.AgentID, a.State, micros(a.CreatedAt), micros(a.ExpiresAt),
 			string(approvers), rest, micros(due(a)))
 		if err != nil {

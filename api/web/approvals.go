@@ -11,6 +11,7 @@ import (
 
 type approvalPage struct {
 	Waiting []api.Approval
+	Unclear []api.Approval // of Decided, those whose call may have taken effect or not
 	Decided []api.Approval
 	Older   string
 }
@@ -29,6 +30,9 @@ func (d *Dashboard) approvalList(w http.ResponseWriter, r *http.Request, v *visi
 	for _, a := range all.Data {
 		if a.State != gate.ApprovalPending {
 			b.Decided = append(b.Decided, a)
+		}
+		if a.Unclear() {
+			b.Unclear = append(b.Unclear, a)
 		}
 	}
 	if all.Next != "" {

@@ -41,7 +41,7 @@ func newApprovalsListCmd() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "list",
-		Short:   "List approvals, newest first",
+		Short:   "List approvals, newest first: age, time left, and what came of the call",
 		Example: "  actpass approvals list --state pending",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -61,12 +61,15 @@ func newApprovalsListCmd() *cobra.Command {
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), p)
 			}
-			t := newTable(cmd.OutOrStdout(), "ID", "STATE", "TOOL", "RESOURCE", "AGENT", "ARGS", "EXPIRES")
+			t := newTable(cmd.OutOrStdout(), "ID", "STATE", "TOOL", "RESOURCE", "AGENT", "ARGS", "AGE", "LEFT", "OUTCOME")
 			for _, a := range p.Data {
-				t.row(a.ID, a.State, a.Tool, a.Resource, a.AgentID, brief(a.Args), day(a.ExpiresAt.Time))
+				t.row(a.ID, a.State, a.Tool, a.Resource, a.AgentID, brief(a.Args), ageOf(&a), leftOf(&a), outcomeOf(&a))
 			}
 			if err := t.end(); err != nil {
 				return err
+			}
+			if n := unclear(p.Data); n > 0 {
+				fmt.Fprintf(cmd.ErrOrStderr(), "of %d used ones it is not known whether the call took effect (%s): `actpass approvals show ID` says what to find out\n", n, unclearMark)
 			}
 			if p.Next != "" {
 				fmt.Fprintln(cmd.ErrOrStderr(), "there are more; see them with --limit or --state")
@@ -157,7 +160,13 @@ func showApproval(out io.Writer, a api.Approval) error {
 	f.line("decide by", day(a.ExpiresAt.Time))
 	f.line("decided", when(a.DecidedAt))
 	f.line("use by", when(a.UseBefore))
+	f.line("age", ageOf(&a))
+	f.line("left", leftOf(&a))
 	f.line("used by", a.ConsumedBy)
+	if o := a.Outcome; o != nil {
+		f.line("outcome", outcomeOf(&a)+": "+o.Summary)
+		f.line("find out", o.Check)
+	}
 	f.line("evidence", a.EventID)
 	return nil
 }
@@ -214,8 +223,10 @@ func verdict(a api.Approval) string {
 	switch {
 	case a.State == gate.ApprovalPending:
 		s += fmt.Sprintf(" (%d of %d approvals; asked: %s)", a.Given(), a.Required, plain(cmp.Or(strings.Join(a.Approvers, ", "), "any approver")))
-	case a.UseBefore != nil:
+	case a.State == gate.ApprovalApproved && a.UseBefore != nil:
 		s += " (to be used before " + when(a.UseBefore) + ")"
+	case a.Outcome != nil:
+		s += ". " + plain(strings.TrimSpace(a.Outcome.Summary+" "+a.Outcome.Check))
 	}
 	return s
 }
@@ -230,8 +241,9 @@ func newApprovalsWatchCmd() *cobra.Command {
 		Use:   "watch",
 		Short: "See approvals as they are asked for, and decide them, until q or Ctrl-C",
 		Long: `On a terminal: a screen with the approvals that wait, their age and the time that is
-left, the chosen one in plain words, and keys to approve, deny and escalate it with a
-reason. Elsewhere, with --lines or --json: one line for each thing that happens.`,
+left, the chosen one in plain words, and keys to approve, deny, escalate and cancel it
+with a reason; below them those that were used in the last day and of whose call it is
+not known whether it took effect. Elsewhere, with --lines or --json: one line for each thing that happens.`,
 		Example: "  actpass approvals watch\n  actpass approvals watch --lines",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -248,7 +260,7 @@ reason. Elsewhere, with --lines or --json: one line for each thing that happens.
 				}
 				return explained(watchScreen(ctx, client, where))
 			}
-			w := watcher{client: client, known: map[string]string{}, show: func(a api.Approval) error {
+			w := watcher{client: client, known: map[string]string{}, told: map[string]bool{}, show: func(a api.Approval) error {
 				if asJSON {
 					return json.NewEncoder(cmd.OutOrStdout()).Encode(a)
 				}
@@ -268,6 +280,8 @@ reason. Elsewhere, with --lines or --json: one line for each thing that happens.
 type watcher struct {
 	client *api.Client
 	known  map[string]string // pending ones and the number of votes shown
+	told   map[string]bool   // of used ones whose outcome is not known, those shown
+	doubts doubts
 	show   func(api.Approval) error
 }
 
@@ -334,6 +348,19 @@ func (w *watcher) look(ctx context.Context) error {
 			return err
 		}
 		delete(w.known, id)
+	}
+	open, err := w.doubts.look(ctx, w.client)
+	if err != nil {
+		return err
+	}
+	for i := len(open) - 1; i >= 0; i-- {
+		if w.told[open[i].ID] {
+			continue
+		}
+		if err := w.show(open[i]); err != nil {
+			return err
+		}
+		w.told[open[i].ID] = true
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
@@ -20,6 +21,9 @@ import (
 // desk is what the screen asks of the sidecar; *apiDesk is the API.
 type desk interface {
 	pending() ([]api.Approval, error)
+	// unclear are those that were used and of whose call it is not known whether it
+	// took effect, newest first.
+	unclear() ([]api.Approval, error)
 	// look gets one; with wait, when it is decided or wait is over.
 	look(id string, wait time.Duration) (api.Approval, error)
 	decide(id string, v api.Verdict) (api.Approval, error)
@@ -28,6 +32,8 @@ type desk interface {
 type apiDesk struct {
 	ctx    context.Context
 	client *api.Client
+	mu     sync.Mutex
+	doubts doubts
 }
 
 func (d *apiDesk) pending() ([]api.Approval, error) {
@@ -35,6 +41,12 @@ func (d *apiDesk) pending() ([]api.Approval, error) {
 		p, err := d.client.Approvals(d.ctx, gate.ApprovalPending, "", cursor, api.MaxLimit)
 		return p.Data, p.Next, err
 	})
+}
+
+func (d *apiDesk) unclear() ([]api.Approval, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.doubts.look(d.ctx, d.client)
 }
 
 func (d *apiDesk) look(id string, wait time.Duration) (api.Approval, error) {
@@ -54,7 +66,8 @@ type screen struct {
 	width  int
 	height int
 
-	list     []api.Approval // pending, the oldest first, so that new ones move nothing
+	list     []api.Approval // pending, the oldest first, so that new ones move nothing; then the unclear
+	waiting  int            // how many of them are pending
 	listed   bool           // at least once
 	selected string         // id; the cursor stays on its approval, not on its line
 	detail   api.Approval   // of selected, as far as it was read
@@ -73,7 +86,7 @@ type screen struct {
 type question struct {
 	id     string
 	what   string // the tool and resource, for the prompt
-	word   string // approve, deny, escalate
+	word   string // approve, deny, escalate, cancel
 	stages []string
 	given  []string
 	text   string
@@ -90,8 +103,9 @@ const (
 type (
 	tickMsg time.Time
 	listMsg struct {
-		list []api.Approval
-		err  error
+		list    []api.Approval
+		unclear []api.Approval
+		err     error
 	}
 	lookMsg struct {
 		id    string
@@ -117,7 +131,11 @@ func (m *screen) fetch() tea.Cmd {
 	d := m.desk
 	return func() tea.Msg {
 		list, err := d.pending()
-		return listMsg{list, err}
+		if err != nil {
+			return listMsg{err: err}
+		}
+		unclear, err := d.unclear()
+		return listMsg{list, unclear, err}
 	}
 }
 
@@ -180,6 +198,8 @@ func (m *screen) took(msg listMsg) tea.Cmd {
 	at := m.at()
 	list := slices.Clone(msg.list)
 	slices.Reverse(list)
+	m.waiting = len(list)
+	list = append(list, msg.unclear...)
 	gone := m.selected != "" && !slices.ContainsFunc(list, func(a api.Approval) bool { return a.ID == m.selected })
 	m.list, m.listed = list, true
 	switch {
@@ -220,6 +240,9 @@ func (m *screen) looked(msg lookMsg) tea.Cmd {
 		return tea.Tick(watchEvery, func(time.Time) tea.Msg { return againMsg{msg.id} })
 	}
 	m.detail = msg.found
+	if i := m.at(); i >= m.waiting && msg.found.Unclear() {
+		return nil // there is nothing more to wait for but an agent's late word, which the list tells
+	}
 	if msg.found.State != gate.ApprovalPending {
 		if m.ask != nil && m.ask.id == msg.id {
 			m.ask = nil
@@ -282,6 +305,8 @@ func (m *screen) pressed(k tea.KeyPressMsg) tea.Cmd {
 		m.begin("escalate", stageGroups, stageReason)
 	case "g":
 		m.begin("approve", stageGrant, stageReason)
+	case "c":
+		m.begin("cancel", stageReason)
 	}
 	return nil
 }
@@ -292,6 +317,10 @@ func (m *screen) begin(word string, stages ...string) {
 		return
 	}
 	a := &m.list[i]
+	if i >= m.waiting {
+		m.note, m.bad = "it was decided and used already", false
+		return
+	}
 	m.note = ""
 	m.ask = &question{id: a.ID, what: plain(a.Tool) + " on " + plain(a.Resource), word: word, stages: stages}
 }
@@ -386,7 +415,7 @@ func grantLikeIt(text string) (*api.NewGrant, error) {
 
 // watchScreen runs the screen until q or Ctrl-C.
 func watchScreen(ctx context.Context, client *api.Client, where string) error {
-	m := &screen{desk: &apiDesk{ctx, client}, now: time.Now, where: where}
+	m := &screen{desk: &apiDesk{ctx: ctx, client: client}, now: time.Now, where: where}
 	_, err := tea.NewProgram(m, tea.WithContext(ctx), tea.WithInput(os.Stdin), tea.WithOutput(os.Stdout)).Run()
 	switch {
 	case m.fatal != nil:

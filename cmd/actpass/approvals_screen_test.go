@@ -17,6 +17,7 @@ import (
 // fakeDesk is a sidecar whose answers are set, and that keeps the words.
 type fakeDesk struct {
 	list  []api.Approval // newest first, as the API gives them
+	used  []api.Approval // and unclear
 	err   error
 	words []string
 	said  []api.Verdict
@@ -24,7 +25,14 @@ type fakeDesk struct {
 
 func (d *fakeDesk) pending() ([]api.Approval, error) { return d.list, d.err }
 
+func (d *fakeDesk) unclear() ([]api.Approval, error) { return d.used, d.err }
+
 func (d *fakeDesk) look(id string, _ time.Duration) (api.Approval, error) {
+	for _, a := range d.used {
+		if a.ID == id {
+			return a, d.err
+		}
+	}
 	for _, a := range d.list {
 		if a.ID == id {
 			a.Beside = []api.RuleBeside{{Rule: "small", Decision: "allow", When: "args.amount <= 5000", Misses: []string{"amount is 25000, which is 20000 over 5000"}}}
@@ -173,6 +181,7 @@ func TestScreenDecides(t *testing.T) {
 		"deny":          {[]string{"d", "n", "x", "backspace", "o", "enter"}, api.Verdict{Decision: "deny", Reason: "no"}},
 		"escalate":      {[]string{"e", "f", " ", "g", "enter", "w", "enter"}, api.Verdict{Decision: "escalate", Reason: "w", To: []string{"f", "g"}}},
 		"grant":         {[]string{"g", "3", " ", "1", "h", "enter", "enter"}, api.Verdict{Decision: "approve", Grant: &api.NewGrant{Count: 3, TTL: 3600}}},
+		"cancel":        {[]string{"c", "x", "enter"}, api.Verdict{Decision: "cancel", Reason: "x"}},
 		"q is a letter": {[]string{"a", "q", "enter"}, api.Verdict{Decision: "approve", Reason: "q"}},
 	} {
 		d := &fakeDesk{list: []api.Approval{waiting("apr_2", time.Minute), waiting("apr_1", 5*time.Minute)}}
@@ -270,5 +279,39 @@ func TestScreenOutlivesTheSidecar(t *testing.T) {
 	feed(m, wordMsg{"apr_1", "approve", api.Approval{}, errors.New("the rule names the groups\x1b[2J")})
 	if text := shown(m); !strings.Contains(text, `not done: the rule names the groups\x1b[2J`) || m.at() != 0 {
 		t.Errorf("%s", text)
+	}
+}
+
+// TestScreenShowsWhatIsUnclear: a call that was let go and of which nobody knows
+// whether it took effect stands below those that wait, says what to find out, and
+// takes no word.
+func TestScreenShowsWhatIsUnclear(t *testing.T) {
+	used := waiting("apr_u", 30*time.Minute)
+	used.State = "consumed"
+	used.Outcome = &api.ApprovalOutcome{State: "ambiguous", EventID: "ev_9", Host: "api.stripe.com", Summary: "It was sent, or may have been, and no answer was recorded.\x1b[2J", Check: "Find out at api.stripe.com whether it took effect."}
+	d := &fakeDesk{list: []api.Approval{waiting("apr_1", time.Minute)}, used: []api.Approval{used}}
+	m := newScreen(d)
+	if text := shown(m); m.selected != "apr_1" || !strings.Contains(text, "1 pending   1 used and unclear") || !strings.Contains(text, "30m00 used ?") {
+		t.Fatalf("%s\n%s", m.selected, text)
+	}
+	feed(m, press(m, "down")())
+	text := shown(m)
+	for _, want := range []string{"Outcome      ambiguous ?: It was sent, or may have been, and no answer was recorded.", "Find out     Find out at api.stripe.com whether it took effect."} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the screen has no %q:\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "left to decide") || strings.Contains(m.draw(), "\x1b[2J") {
+		t.Errorf("%q", m.draw())
+	}
+	for _, key := range []string{"a", "d", "e", "g", "c"} {
+		if press(m, key); m.ask != nil || !strings.Contains(shown(m), "it was decided and used already") {
+			t.Errorf("%s: %+v", key, m.ask)
+		}
+	}
+	// When it is known after all, it goes.
+	d.used = nil
+	if feed(m, m.fetch()()); len(m.list) != 1 || m.selected != "apr_1" || strings.Contains(shown(m), "unclear") {
+		t.Errorf("%v:\n%s", m.selected, shown(m))
 	}
 }

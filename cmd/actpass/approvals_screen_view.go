@@ -30,14 +30,18 @@ var (
 func (m *screen) View() tea.View {
 	v := tea.NewView(m.draw())
 	v.AltScreen = true
-	v.WindowTitle = fmt.Sprintf("ActPass: %d pending", len(m.list))
+	v.WindowTitle = fmt.Sprintf("ActPass: %d pending", m.waiting)
 	return v
 }
 
 func (m *screen) draw() string {
 	w, h := max(m.width, 40), max(m.height, 8) // a smaller terminal shows a part of it
 	var out []string
-	title := fmt.Sprintf("ActPass approvals   %d pending   %s", len(m.list), plain(m.where))
+	title := fmt.Sprintf("ActPass approvals   %d pending   ", m.waiting)
+	if n := len(m.list) - m.waiting; n > 0 {
+		title += fmt.Sprintf("%d used and unclear   ", n)
+	}
+	title += plain(m.where)
 	out = append(out, titleStyle.Render(cut(title, w)))
 	if m.away != "" {
 		out = append(out, badStyle.Render(cut("no answer, trying again: "+plain(m.away), w)))
@@ -80,7 +84,11 @@ func (m *screen) table(w, rows int) []string {
 	from := max(0, min(i-rows/2, len(m.list)-rows))
 	for n := from; n < from+rows; n++ {
 		a := &m.list[n]
-		line := row(short(m.now().Sub(a.CreatedAt.Time)), left(a.ExpiresAt.Sub(m.now())), plain(a.AgentID), plain(a.Tool), cut(plain(a.Resource), 60)+"  "+plain(brief(a.Args)))
+		end := left(a.ExpiresAt.Sub(m.now()))
+		if n >= m.waiting {
+			end = "used " + unclearMark
+		}
+		line := row(short(m.now().Sub(a.CreatedAt.Time)), end, plain(a.AgentID), plain(a.Tool), cut(plain(a.Resource), 60)+"  "+plain(brief(a.Args)))
 		mark := "  "
 		if a.ID == m.selected {
 			mark = "> "
@@ -136,7 +144,15 @@ func (m *screen) details(w int) (out []string) {
 		}
 		add("Said", plain(fmt.Sprintf("%s: %s %s", v.Name, said, v.Reason)))
 	}
-	add("Asked", fmt.Sprintf("%s ago, %s left to decide", short(m.now().Sub(a.CreatedAt.Time)), left(a.ExpiresAt.Sub(m.now()))))
+	asked := short(m.now().Sub(a.CreatedAt.Time)) + " ago"
+	if a.State == gate.ApprovalPending {
+		asked += ", " + left(a.ExpiresAt.Sub(m.now())) + " left to decide"
+	}
+	add("Asked", asked)
+	if o := a.Outcome; o != nil {
+		add("Outcome", plain(outcomeOf(a)+": "+o.Summary))
+		add("Find out", plain(o.Check))
+	}
 	add("Approval", plain(a.ID)+"   evidence "+plain(a.EventID))
 
 	out = append(out, "", agentStyle.Render(cut("As the agent sent it: nobody has checked this.", w)))
@@ -191,7 +207,7 @@ func (m *screen) foot(w int) []string {
 	if m.busy != "" {
 		note = "sending the word on " + plain(m.busy) + " ..."
 	}
-	return []string{cut(note, w), headStyle.Render(cut("↑↓ choose  a approve  d deny  e escalate  g approve and grant more  page up/down  q leave", w))}
+	return []string{cut(note, w), headStyle.Render(cut("↑↓ choose  a approve  d deny  e escalate  c cancel  g approve and grant more  page up/down  q leave", w))}
 }
 
 // short is a time span in its two largest units.

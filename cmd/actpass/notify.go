@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/actpass/sidecar/api"
 	"github.com/actpass/sidecar/config"
@@ -17,7 +18,7 @@ import (
 func (p *program) startNotify(ctx context.Context, cfg *config.Config) error {
 	p.notifier = notify.New(notify.Options{
 		Outbox: p.store, Gate: p.gate, Client: p.proxy.Client(), Log: p.log,
-		Render: func(a gate.Approval) any { return api.ApprovalOf(a) },
+		Render: func(a gate.Approval) any { return api.ApprovalOf(a, time.Now()) },
 	})
 	settings, err := channelsOf(cfg)
 	if err != nil {

@@ -279,7 +279,7 @@ func testCancel(t *testing.T, s *suite) {
 	}
 	v.Decision = gate.Cancel
 	want := a
-	want.State, want.DecidedAt, want.Votes = gate.ApprovalCancelled, v.Time, []gate.Vote{v}
+	want.State, want.DecidedAt, want.ClosedAt, want.Votes = gate.ApprovalCancelled, v.Time, v.Time, []gate.Vote{v}
 	same(t, "cancelled", got, want)
 	if got, err = s.GetApproval(s.ctx, "acme", a.ID); err != nil {
 		t.Fatal(err)
@@ -304,7 +304,7 @@ func testConsume(t *testing.T, s *suite) {
 		t.Fatal(err)
 	}
 	want := a
-	want.State, want.ConsumedBy = gate.ApprovalConsumed, "ev_use"
+	want.State, want.ConsumedBy, want.ClosedAt = gate.ApprovalConsumed, "ev_use", a.UseBefore
 	same(t, "consumed", got, want)
 	if got, err = s.GetApproval(s.ctx, "acme", a.ID); err != nil {
 		t.Fatal(err)

@@ -44,6 +44,12 @@ class _Approval(TypedDict):
     request: Union["Request", None]
     #: The event that used it; empty before.
     consumed_by: str
+    #: Since it was asked for.
+    age_seconds: int
+    #: Until it ends by itself: while pending, the time left to decide; once approved, to use it; null when it is closed.
+    expires_in_seconds: Union[int, None]
+    #: What came of the call that used it; null before, and in the answers to `decide` and to callbacks.
+    outcome: Union["ApprovalOutcome", None]
 
 
 class Approval(_Approval, total=False):
@@ -61,6 +67,21 @@ class ApprovalBeside(TypedDict):
     #: The condition as written.
     when: str
     misses: List[str]
+
+
+class ApprovalOutcome(TypedDict):
+    #: Of the event that used it; `unknown` where its record is not at hand, as with a call that another sidecar sent.
+    state: Literal["pending", "forwarded", "blocked", "refused", "ambiguous", "unknown"]
+    #: HTTP status of the answer, or of the refusal; 0 for none.
+    status: int
+    event_id: str
+    used_at: "TimeOrNull"
+    #: Where the call goes; empty for an action that the agent runs itself.
+    host: str
+    #: What is known.
+    summary: str
+    #: What a human has to find out, because nobody knows whether the call took effect; empty otherwise.
+    check: str
 
 
 class _Decision(TypedDict):

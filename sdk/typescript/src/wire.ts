@@ -29,6 +29,12 @@ export type Approval = {
   request: Request | null
   /** The event that used it; empty before. */
   consumed_by: string
+  /** Since it was asked for. */
+  age_seconds: number
+  /** Until it ends by itself: while pending, the time left to decide; once approved, to use it; null when it is closed. */
+  expires_in_seconds: number | null
+  /** What came of the call that used it; null before, and in the answers to `decide` and to callbacks. */
+  outcome: ApprovalOutcome | null
   /** In the answer about one pending approval, for people: the rules above the asking one that would have allowed the call, and what it is away from them. */
   beside?: Array<{
     rule: string
@@ -41,6 +47,21 @@ export type Approval = {
   passport_token?: string
   passport_expires_at?: Time
   grant?: Grant
+}
+
+export type ApprovalOutcome = {
+  /** Of the event that used it; `unknown` where its record is not at hand, as with a call that another sidecar sent. */
+  state: "pending" | "forwarded" | "blocked" | "refused" | "ambiguous" | "unknown"
+  /** HTTP status of the answer, or of the refusal; 0 for none. */
+  status: number
+  event_id: string
+  used_at: TimeOrNull
+  /** Where the call goes; empty for an action that the agent runs itself. */
+  host: string
+  /** What is known. */
+  summary: string
+  /** What a human has to find out, because nobody knows whether the call took effect; empty otherwise. */
+  check: string
 }
 
 export type ApprovalState = "pending" | "approved" | "denied" | "expired" | "cancelled" | "consumed"
