@@ -279,6 +279,7 @@ func (g *Gate) permit(ctx context.Context, c *call) (*Permit, *Refusal) {
 		recorded = false
 	}
 	g.decided(&c.event.Decision)
+	c.out.Counted = c.claimed != "" || c.reservation != ""
 	p := &Permit{
 		gate: g, out: c.out, decision: c.event.Decision, started: c.started, tenant: c.Identity.TenantID,
 		recorded: recorded, reservation: c.reservation, passport: c.claimed, approval: c.approval, grant: c.grant,

@@ -91,6 +91,11 @@ type Outbound struct {
 	// Once: the call must not be sent a second time by anyone below, not even on a
 	// connection that turned out to be dead (it was approved by a human).
 	Once bool
+	// Counted: the call stands on something that is used up by sending it, such as a
+	// passport or a share of a limit. Once any of it was written it must not be
+	// written again, though its method be safe or the upstream say that it did
+	// nothing: one use is one send.
+	Counted bool
 }
 
 // Permit is the right to send one call once. Only Check makes them; the zero

@@ -91,6 +91,9 @@ func (x *exchange) forward() {
 		x.answered(resp, &out)
 		return
 	}
+	once := &sending{counted: out.Counted}
+	defer once.end()
+	x.sending = once
 	req, err := x.outgoing(&out)
 	if err != nil {
 		x.permit.Done(gate.Outcome{State: evidence.StateRefused, Status: http.StatusBadRequest, Error: err.Error()})
@@ -144,7 +147,7 @@ func (x *exchange) direct(out *gate.Outbound) (resp *http.Response, tried bool, 
 		return nil, false, nil // net/http says what is wrong with it
 	}
 	*buf = b
-	resp, err = pool.roundTrip(x.r.Context(), &upCall{method: head.Method, scheme: head.Scheme, addr: addr, bytes: b})
+	resp, err = pool.roundTrip(x.r.Context(), &upCall{method: head.Method, scheme: head.Scheme, addr: addr, bytes: b, counted: out.Counted})
 	return resp, true, err
 }
 
@@ -183,7 +186,7 @@ func (x *exchange) outgoing(out *gate.Outbound) (*http.Request, error) {
 		// what became of it is worth knowing.
 		ctx = context.WithoutCancel(ctx)
 	}
-	req := (&http.Request{Method: head.Method, URL: u, Host: x.sendHost, Header: h, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}).WithContext(ctx)
+	req := (&http.Request{Method: head.Method, URL: u, Host: x.sendHost, Header: h, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}).WithContext(x.sending.watch(ctx))
 	x.attach(req, out)
 	return req, nil
 }
@@ -204,9 +207,10 @@ func (x *exchange) attach(req *http.Request, out *gate.Outbound) {
 		req.Body = io.NopCloser(bytes.NewReader(out.Body))
 		if !out.Once {
 			// Leave to try another connection when the kept one turned out dead
-			// before a byte was written. Nothing that was written is written again:
-			// net/http does that only for methods that are safe (RFC 9110 section
-			// 9.2.2), given that it sees no idempotency key.
+			// before a byte was written. net/http writes a call again, too, when its
+			// method is safe (RFC 9110 section 9.2.2; it sees no idempotency key), and
+			// when an HTTP/2 upstream says that it did not look at it (RFC 9113 section
+			// 8.7); never one that is counted, see sending.
 			req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(out.Body)), nil }
 		}
 	default:
@@ -219,6 +223,8 @@ func (x *exchange) attach(req *http.Request, out *gate.Outbound) {
 		req.Body = x.stream
 		if isGRPC(req.Header) || req.Header["Te"] != nil {
 			req.Trailer = x.r.Trailer
+			dropOurs(req.Trailer) // those that are announced; the others come with the end
+			x.stream.trailer = req.Trailer
 		}
 		if x.r.ProtoMajor == 1 {
 			// Lets the answer begin while the body is still being sent.
@@ -229,9 +235,10 @@ func (x *exchange) attach(req *http.Request, out *gate.Outbound) {
 
 // stream is a request body that is read while it is sent.
 type stream struct {
-	r      io.Reader
-	ended  atomic.Bool           // read to its end
-	failed atomic.Pointer[error] // the client's fault, not the upstream's
+	r       io.Reader
+	trailer http.Header           // what follows the body, once it has ended
+	ended   atomic.Bool           // read to its end
+	failed  atomic.Pointer[error] // the client's fault, not the upstream's
 }
 
 func (s *stream) Read(p []byte) (int, error) {
@@ -239,6 +246,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	switch {
 	case err == nil:
 	case errors.Is(err, io.EOF):
+		dropOurs(s.trailer)
 		s.ended.Store(true)
 	default:
 		s.failed.Store(&err)
@@ -427,7 +435,7 @@ func (x *exchange) unanswered(err error) {
 	case x.stream != nil && x.stream.failed.Load() != nil:
 		status, code = http.StatusBadRequest, ReasonMalformed
 		sentence = "The request body broke off or is not well formed. Part of the call may have reached " + where + "."
-	case errors.As(err, &de):
+	case errors.As(err, &de) && !x.sending.mayHaveArrived():
 		// No connection, so nothing was sent.
 		code, state = de.code, evidence.StateRefused
 		sentence = "The call was permitted but not sent, because " + where + " could not be reached: " + printable(err.Error()) + "."

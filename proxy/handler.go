@@ -44,6 +44,7 @@ type exchange struct {
 	body       *body
 	stream     *stream // the body as it is sent, where it streams
 	permit     *gate.Permit
+	sending    *sending // how far net/http came with it; nil: it was not asked
 	keep       *keeping // the answer so far, where retries get it again
 
 	closing  bool // the connection must not be used after this answer

@@ -153,7 +153,7 @@ func copyAnswer(dst, src http.Header) {
 // isOurs says whether a header or trailer is one that only the sidecar may say.
 func isOurs(name string) bool { return len(name) >= 8 && strings.EqualFold(name[:8], "actpass-") }
 
-// dropOurs removes from an upstream's trailers what only the sidecar may say.
+// dropOurs removes from trailers what only the sidecar may say, or is to hear.
 func dropOurs(h http.Header) {
 	for name := range h {
 		if isOurs(name) {

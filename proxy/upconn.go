@@ -197,23 +197,31 @@ func (p *upConns) dial(ctx context.Context, scheme, addr string) (*upConn, error
 type upCall struct {
 	method, scheme, addr string
 	bytes                []byte // head and body
+	counted              bool   // must not be written again; see gate.Outbound
 }
 
 // roundTrip sends the call and reads the head of the answer. Errors before the
 // first byte was sent are *dialError.
 //
 // A kept connection may turn out to be dead. The call is sent on another one if
-// nothing of it was written, or if the method is safe (RFC 9110 section 9.2.2)
-// and nothing of an answer has come; as net/http does it.
+// nothing of it was written, or if the method is safe (RFC 9110 section 9.2.2),
+// nothing of an answer has come, and the call is not counted.
 func (p *upConns) roundTrip(ctx context.Context, call *upCall) (*http.Response, error) {
 	key := call.scheme + " " + call.addr
+	var lost error // of a connection on which it was written
 	if c := p.take(key); c != nil {
-		resp, again, err := p.try(ctx, key, c, call)
-		if !again || ctx.Err() != nil {
+		resp, then, err := p.try(ctx, key, c, call)
+		if then == over || ctx.Err() != nil {
 			return resp, err
+		}
+		if then == written {
+			lost = err
 		}
 	}
 	c, err := p.dial(ctx, call.scheme, call.addr)
+	if err != nil && lost != nil {
+		return nil, lost // not that of the dial, which says that nothing was sent
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -221,7 +229,16 @@ func (p *upConns) roundTrip(ctx context.Context, call *upCall) (*http.Response, 
 	return resp, err
 }
 
-func (p *upConns) try(ctx context.Context, key string, c *upConn, call *upCall) (resp *http.Response, again bool, err error) {
+// next is what may follow an attempt.
+type next uint8
+
+const (
+	over    next = iota // nothing: it is answered, or failed
+	unsent              // another attempt: nothing was written
+	written             // another attempt, though this one may have arrived
+)
+
+func (p *upConns) try(ctx context.Context, key string, c *upConn, call *upCall) (resp *http.Response, then next, err error) {
 	// Who waits for the answer may go away: then nobody needs the connection.
 	stop := context.AfterFunc(ctx, func() { _ = c.raw.Close() })
 	defer func() {
@@ -232,7 +249,7 @@ func (p *upConns) try(ctx context.Context, key string, c *upConn, call *upCall) 
 	}()
 	wrote, err := c.conn.Write(call.bytes)
 	if err != nil && wrote == 0 && c.used {
-		return nil, true, err
+		return nil, unsent, err
 	}
 	wait := p.patience
 	if err != nil {
@@ -246,18 +263,21 @@ func (p *upConns) try(ctx context.Context, key string, c *upConn, call *upCall) 
 		if failed != nil {
 			err = failed
 		}
-		return nil, c.used && safe(call.method) && !isTimeout(err), noEOF(err)
+		if c.used && safe(call.method) && !call.counted && !isTimeout(err) {
+			then = written
+		}
+		return nil, then, noEOF(err)
 	}
 	asked := &http.Request{Method: call.method}
 	for interim := 0; ; interim++ {
 		if resp, err = http.ReadResponse(c.in, asked); err != nil {
-			return nil, false, noEOF(err)
+			return nil, over, noEOF(err)
 		}
 		if resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
 			break
 		}
 		if interim == maxInterim {
-			return nil, false, errors.New("too many interim answers")
+			return nil, over, errors.New("too many interim answers")
 		}
 	}
 	if n := resp.ContentLength; n < 0 || n > int64(c.in.Buffered()) {
@@ -270,7 +290,7 @@ func (p *upConns) try(ctx context.Context, key string, c *upConn, call *upCall) 
 	if resp.ContentLength == 0 || bodiless(call.method, resp.StatusCode) {
 		body.finish()
 	}
-	return resp, false, nil
+	return resp, over, nil
 }
 
 func safe(method string) bool {
