@@ -46,9 +46,10 @@ const (
 	minutesAtMost = 3 * time.Hour
 )
 
-// listCounts gives the recorded actions, counted: one page, in the order of time.
+// listCounts gives the recorded actions, counted, in the order of time: one page
+// unless a limit is given. Who pages gives since, too: without it, it moves.
 func (s *server) listCounts(w http.ResponseWriter, r *http.Request, id gate.Identity) error {
-	q, err := readQuery(r, "since", "step")
+	q, err := readQuery(r, "since", "step", "limit", "cursor")
 	if err != nil {
 		return err
 	}
@@ -76,10 +77,11 @@ func (s *server) listCounts(w http.ResponseWriter, r *http.Request, id gate.Iden
 	if err != nil {
 		return about("count", evidenceDown, err)
 	}
-	if list == nil {
-		list = []Count{}
+	p, err := cut(q, list)
+	if err != nil {
+		return err
 	}
-	return writeJSON(w, http.StatusOK, Page[Count]{Data: list})
+	return writeJSON(w, http.StatusOK, p)
 }
 
 // Counts gives the actions since a time, counted by minute or hour.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"reflect"
 	"testing"
 	"time"
 
@@ -35,6 +36,26 @@ func TestCounts(t *testing.T) {
 		if sum["allow none"] != 3 || sum["deny block"] != 1 || len(sum) != 2 {
 			t.Errorf("%s: %v", step, sum)
 		}
+	}
+	// Page by page it is the same list.
+	var all, paged []Count
+	since := "since=" + time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)
+	for cursor := "?"; ; {
+		var p, whole Page[Count]
+		if err := json.Unmarshal([]byte(r.call("GET", countsPath+"?"+since, human, "").body), &whole); err != nil || whole.Next != "" {
+			t.Fatal(err, whole.Next)
+		}
+		if err := json.Unmarshal([]byte(r.call("GET", countsPath+cursor+since+"&limit=1", human, "").body), &p); err != nil || len(p.Data) != 1 {
+			t.Fatalf("%d in a page of one, %v", len(p.Data), err)
+		}
+		all, paged = whole.Data, append(paged, p.Data...)
+		if p.Next == "" {
+			break
+		}
+		cursor = "?cursor=" + p.Next + "&"
+	}
+	if len(all) < 2 || !reflect.DeepEqual(paged, all) {
+		t.Errorf("by pages of one: %v, at once: %v", paged, all)
 	}
 	old := time.Now().Add(-200 * 24 * time.Hour).UTC().Format(time.RFC3339)
 	r.call("GET", countsPath+"?since="+old, human, "").want(t, 400, "invalid_request", "since")

@@ -86,6 +86,11 @@ func TestListParameters(t *testing.T) {
 		"/api/v1/evidence/events?agent=a&agent_id=b": "agent",
 		"/api/v1/evidence/events/ev_pending?full=1":  "full",
 		"/api/v1/evidence/verify?deep=1":             "deep",
+		"/api/v1/evidence/counts?cursor=x":           "cursor",
+		"/api/v1/evidence/counts?limit=0":            "limit",
+		"/api/v1/approvals/proposals?cursor=-1":      "cursor",
+		"/api/v1/approvals/proposals?limit=201":      "limit",
+		"/api/v1/readiness?cursor=01":                "cursor",
 		"/api/v1/evidence/events?since=2026-02-01T00:00:00Z&until=2026-01-01T00:00:00Z": "until",
 	} {
 		a.call("GET", path, adminKey, "").want(t, 400, "invalid_request", field)

@@ -38,7 +38,7 @@ type Proposal struct {
 }
 
 func (s *server) listProposals(w http.ResponseWriter, r *http.Request, id gate.Identity) error {
-	q, err := readQuery(r, "min")
+	q, err := readQuery(r, "min", "limit", "cursor")
 	if err != nil {
 		return err
 	}
@@ -59,13 +59,17 @@ func (s *server) listProposals(w http.ResponseWriter, r *http.Request, id gate.I
 			break
 		}
 	}
-	p := Page[Proposal]{Data: []Proposal{}}
+	var all []Proposal
 	for _, one := range whatif.Propose(s.Gate.Rules(), list, least) {
-		p.Data = append(p.Data, Proposal{
+		all = append(all, Proposal{
 			Name: one.Name, Tool: one.Tool, AgentID: one.AgentID, Policy: one.Policy, Rule: one.Rule, File: one.Pos.File, Line: one.Pos.Line,
 			Count: one.Count, Approvals: one.Approvals, FirstAt: evidence.Time{Time: one.First}, LastAt: evidence.Time{Time: one.Last},
 			RuleYAML: one.RuleYAML, Fixtures: one.Fixtures,
 		})
+	}
+	p, err := cut(q, all)
+	if err != nil {
+		return err
 	}
 	return writeJSON(w, http.StatusOK, p)
 }

@@ -102,3 +102,38 @@ func pathID(r *http.Request, prefix, subject string) (string, error) {
 	}
 	return id, nil
 }
+
+// offset is the cursor of a list that is made whole for every page of it: how many
+// of its items came before.
+func (q query) offset() (int, error) {
+	text, given := q["cursor"]
+	if !given || text == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || strconv.Itoa(n) != text {
+		return 0, invalid("cursor", "is not one that this list gave; start again without it")
+	}
+	return n, nil
+}
+
+// cut is the page of a whole list that is asked for; without a limit, all that is
+// left of it.
+func cut[T any](q query, list []T) (Page[T], error) {
+	after, err := q.offset()
+	if err != nil {
+		return Page[T]{}, err
+	}
+	p := Page[T]{Data: append([]T{}, list[min(after, len(list)):]...)}
+	if _, given := q["limit"]; !given {
+		return p, nil
+	}
+	limit, err := q.limit()
+	if err != nil {
+		return p, err
+	}
+	if len(p.Data) > limit {
+		p.Data, p.Next = p.Data[:limit], strconv.Itoa(after+limit)
+	}
+	return p, nil
+}

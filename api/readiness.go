@@ -24,6 +24,7 @@ type ReadinessQuery struct {
 	MinDays     int // 0: whatif's own
 	MaxHolds    int
 	Limit       int // of rows
+	Skip        int // rows before the first that is shown
 }
 
 // maxReadinessDays bounds how far back readiness looks.
@@ -54,7 +55,7 @@ func (s *server) readiness(w http.ResponseWriter, r *http.Request, id gate.Ident
 
 func (s *server) readinessQuery(r *http.Request, tenant string) (ReadinessQuery, error) {
 	out := ReadinessQuery{Tenant: tenant, Now: s.Now()}
-	q, err := readQuery(r, "since", "mode", "tool", "agent_id", "min_days", "max_holds", "limit")
+	q, err := readQuery(r, "since", "mode", "tool", "agent_id", "min_days", "max_holds", "limit", "cursor")
 	if err != nil {
 		return out, err
 	}
@@ -72,6 +73,9 @@ func (s *server) readinessQuery(r *http.Request, tenant string) (ReadinessQuery,
 		return out, err
 	}
 	if out.Limit, err = q.limit(); err != nil {
+		return out, err
+	}
+	if out.Skip, err = q.offset(); err != nil {
 		return out, err
 	}
 	out.Tool, out.Agent = q["tool"], q["agent_id"]
@@ -125,7 +129,7 @@ func (c *Client) Readiness(ctx context.Context, ask ReadinessQuery) (r whatif.Re
 	if !ask.Since.IsZero() {
 		q.Set("since", ask.Since.UTC().Format(time.RFC3339))
 	}
-	for name, n := range map[string]int{"min_days": ask.MinDays, "max_holds": ask.MaxHolds, "limit": ask.Limit} {
+	for name, n := range map[string]int{"min_days": ask.MinDays, "max_holds": ask.MaxHolds, "limit": ask.Limit, "cursor": ask.Skip} {
 		if n > 0 {
 			q.Set(name, strconv.Itoa(n))
 		}

@@ -45,14 +45,14 @@ func TestReadiness(t *testing.T) {
 	a := newAPI(t, func(o *Options) { o.Now = func() time.Time { return now } })
 	studied.queries = nil
 	a.call("GET", readinessPath, approverKey, "").want(t, 200, "", "")
-	a.call("GET", readinessPath+"?since=2d&mode=strict&tool=stripe.*&agent_id=a&min_days=5&max_holds=9&limit=7", adminKey, "").want(t, 200, "", "")
+	a.call("GET", readinessPath+"?since=2d&mode=strict&tool=stripe.*&agent_id=a&min_days=5&max_holds=9&limit=7&cursor=7", adminKey, "").want(t, 200, "", "")
 	a.call("GET", readinessPath+"?since=2026-01-30T10:00:00Z", adminKey, "").want(t, 200, "", "")
 	a.call("GET", readinessPath+"?since=90m", adminKey, "").want(t, 200, "", "")
 	for i, want := range []string{
-		"acme enforce 2026-01-24T09:00:00Z   0 0 50", "acme strict 2026-01-29T09:00:00Z stripe.* a 5 9 7", "acme enforce 2026-01-30T10:00:00Z   0 0 50", "acme enforce 2026-01-31T07:30:00Z   0 0 50",
+		"acme enforce 2026-01-24T09:00:00Z   0 0 50 0", "acme strict 2026-01-29T09:00:00Z stripe.* a 5 9 7 7", "acme enforce 2026-01-30T10:00:00Z   0 0 50 0", "acme enforce 2026-01-31T07:30:00Z   0 0 50 0",
 	} {
 		q := studied.queries[i]
-		if got := fmt.Sprint(q.Tenant, " ", q.Mode, " ", q.Since.Format(time.RFC3339), " ", q.Tool, " ", q.Agent, " ", q.MinDays, " ", q.MaxHolds, " ", q.Limit); got != want || !q.Now.Equal(now) {
+		if got := fmt.Sprint(q.Tenant, " ", q.Mode, " ", q.Since.Format(time.RFC3339), " ", q.Tool, " ", q.Agent, " ", q.MinDays, " ", q.MaxHolds, " ", q.Limit, " ", q.Skip); got != want || !q.Now.Equal(now) {
 			t.Errorf("asked %s, want %s", got, want)
 		}
 	}

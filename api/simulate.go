@@ -16,10 +16,10 @@ type Simulation struct {
 	// Policies are all files of the candidate; without them, the policy in force.
 	Policies []SimulationPolicy `json:"policies,omitempty"`
 	Policy   string             `json:"policy,omitempty"` // the text of one file, in place of Policies
-	Mode     string             `json:"mode,omitempty"`  // "": each action in the mode that it was judged in
-	Since    string             `json:"since,omitempty"` // RFC 3339; "": SimulationSpan ago
-	Until    string             `json:"until,omitempty"` // RFC 3339, exclusive
-	Tool     string             `json:"tool,omitempty"`  // name or glob
+	Mode     string             `json:"mode,omitempty"`   // "": each action in the mode that it was judged in
+	Since    string             `json:"since,omitempty"`  // RFC 3339; "": SimulationSpan ago
+	Until    string             `json:"until,omitempty"`  // RFC 3339, exclusive
+	Tool     string             `json:"tool,omitempty"`   // name or glob
 	AgentID  string             `json:"agent_id,omitempty"`
 	Limit    int                `json:"limit,omitempty"` // of groups, at most MaxLimit
 }

@@ -163,7 +163,7 @@ type NewKey struct {
 	TTL     time.Duration // 0: never expires, unless ExpiresAt says when
 	// ExpiresAt is the moment at which it expires, kept as it is; zero: see TTL.
 	ExpiresAt time.Time
-	Ceiling *Ceiling      // nil: it may not issue passports, unless it is admin's
+	Ceiling   *Ceiling // nil: it may not issue passports, unless it is admin's
 }
 
 // CreateKey makes a key and records it. The secret is shown once.

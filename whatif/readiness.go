@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,6 +29,7 @@ type ReadinessOptions struct {
 	// agent. 0: DefaultMinDays, DefaultMaxHolds.
 	MinDays, MaxHolds int
 	Limit             int // of rows; DefaultLimit when 0
+	Skip              int // rows before the first that is reported
 }
 
 // What readiness asks for unless it is told otherwise.
@@ -48,7 +50,7 @@ type Readiness struct {
 	Ready   bool           `json:"ready"`   // every row is ready or in force, and there is one
 	Missing []string       `json:"missing"` // of the whole; rows say more
 	Data    []ReadinessRow `json:"data"`    // what is not ready first; as many as were asked for
-	Next    string         `json:"next_cursor"`
+	Next    string         `json:"next_cursor"` // how many rows there are before what is left; "" at the end
 	Rows    int            `json:"rows"` // there are
 	Calls   int            `json:"calls"`
 	Mapped  float64        `json:"mapped"` // share of the calls, 0 to 1
@@ -277,7 +279,10 @@ func (s *ReadinessStudy) Report() Readiness {
 		return cmp.Or(cmp.Compare(verdictOrder(a.Verdict), verdictOrder(b.Verdict)), cmp.Compare(b.Unexplained, a.Unexplained),
 			cmp.Compare(b.Calls, a.Calls), cmp.Compare(a.Tool, b.Tool), cmp.Compare(a.AgentID, b.AgentID))
 	})
-	out.Data = out.Data[:min(len(out.Data), s.opt.Limit)]
+	out.Data = out.Data[min(s.opt.Skip, len(out.Data)):]
+	if len(out.Data) > s.opt.Limit {
+		out.Data, out.Next = out.Data[:s.opt.Limit], strconv.Itoa(s.opt.Skip+s.opt.Limit)
+	}
 	return out
 }
 

@@ -199,3 +199,35 @@ func TestReadinessOfNothing(t *testing.T) {
 		t.Error("readiness for warn")
 	}
 }
+
+func TestReadinessByPages(t *testing.T) {
+	var events []evidence.Event
+	for i := range 5 {
+		events = append(events, calls(1, tool(fmt.Sprintf("other.tool%d", i)))...)
+	}
+	o := whatif.ReadinessOptions{Rules: rulesFor(t, policies[0], gate.ModeMonitor), Since: monday, Now: monday.Add(7 * 24 * time.Hour)}
+	whole := study(t, o, events...)
+	if whole.Next != "" || len(whole.Data) != 5 {
+		t.Fatalf("%d rows, next %q", len(whole.Data), whole.Next)
+	}
+	o.Limit = 2
+	var paged []string
+	for _, next := range []string{"2", "4", ""} {
+		got := study(t, o, events...)
+		if got.Next != next || got.Rows != 5 {
+			t.Errorf("after %d comes %q, want %q; %d rows", o.Skip, got.Next, next, got.Rows)
+		}
+		for _, r := range got.Data {
+			paged = append(paged, r.Tool)
+		}
+		o.Skip += 2
+	}
+	for i, r := range whole.Data {
+		if paged[i] != r.Tool {
+			t.Fatalf("by pages %v", paged)
+		}
+	}
+	if o.Skip = 9; len(study(t, o, events...).Data) != 0 {
+		t.Error("there is something behind the end")
+	}
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -137,6 +138,21 @@ func guessType(body []byte) string {
 	return "application/x-www-form-urlencoded"
 }
 
+// valueText is an argument as people write it: texts bare, objects and lists as
+// JSON.
+func valueText(v any) string {
+	switch v.(type) {
+	case map[string]any, []any:
+		var b bytes.Buffer
+		e := json.NewEncoder(&b)
+		e.SetEscapeHTML(false)
+		if err := e.Encode(v); err == nil {
+			return strings.TrimSuffix(b.String(), "\n")
+		}
+	}
+	return fmt.Sprint(v)
+}
+
 func printExplanation(w io.Writer, x gate.Explanation) error {
 	var b strings.Builder
 	line := func(label, format string, args ...any) {
@@ -156,7 +172,7 @@ func printExplanation(w io.Writer, x gate.Explanation) error {
 	line("resource", "%s", x.Decision.Resource)
 	line("risk", "%s", x.Decision.RiskTier)
 	for _, a := range x.Args {
-		line("arg", "%s = %v (%s)", a.Name, a.Value, a.Type)
+		line("arg", "%s = %s (%s)", a.Name, valueText(a.Value), a.Type)
 	}
 	for _, p := range x.Problems {
 		line("problem", "%s %s", p.Class, p.Detail)
@@ -168,7 +184,7 @@ func printExplanation(w io.Writer, x gate.Explanation) error {
 		}
 		line("call", "%d of %d: %s on %s (%s, rule %s): %s (%s)%s", i+1, len(x.Calls), c.Tool, c.Resource, c.RiskTier, c.MappingRule, c.Decision, c.ReasonCode, marks)
 		for _, a := range c.Args {
-			line("", "  %s = %v (%s)", a.Name, a.Value, a.Type)
+			line("", "  %s = %s (%s)", a.Name, valueText(a.Value), a.Type)
 		}
 		for _, p := range c.Problems {
 			line("", "  problem: %s %s", p.Class, p.Detail)

@@ -111,7 +111,7 @@ func askReadiness(cmd *cobra.Command, q api.ReadinessQuery, dir string) (r whati
 func studyOf(ctx context.Context, rules *gate.Rules, q api.ReadinessQuery, read readLog, size uint64) (whatif.Readiness, error) {
 	study, err := whatif.NewReadiness(whatif.ReadinessOptions{
 		Rules: rules, Mode: q.Mode, Tenant: q.Tenant, Since: q.Since, Now: q.Now, Tool: q.Tool, Agent: q.Agent,
-		MinDays: q.MinDays, MaxHolds: q.MaxHolds, Limit: q.Limit,
+		MinDays: q.MinDays, MaxHolds: q.MaxHolds, Limit: q.Limit, Skip: q.Skip,
 	})
 	if err == nil {
 		err = replayLog(ctx, read, size, study)
