@@ -57,7 +57,7 @@ func (p *podding) lead(c object) error {
 		if at, _ := m["mountPath"].(string); strings.TrimSuffix(at, "/") == trustDir || strings.HasPrefix(at, trustDir+"/") {
 			return fmt.Errorf("something is mounted at %s, where the sidecar's roots go", at)
 		}
-		if name, _ := m["name"].(string); name == dataVolume {
+		if name, _ := m["name"].(string); name == dataVolume || name == storeVolume {
 			return fmt.Errorf("the volume %s is the sidecar's own, with its keys in it", name)
 		}
 	}
@@ -211,6 +211,11 @@ func (p *podding) sidecar() object {
 		set("ACTPASS_CONFIG", configDir+"/config.yaml")
 		mounts = append(mounts, object{"name": configVolume, "mountPath": configDir, "readOnly": true})
 	}
+	if p.o.StoreSecret != "" {
+		set("ACTPASS_STORE_DRIVER", "postgres")
+		set("ACTPASS_STORE_DSN_FILE", storeDir+"/dsn")
+		mounts = append(mounts, object{"name": storeVolume, "mountPath": storeDir, "readOnly": true})
+	}
 	c["env"], c["volumeMounts"] = env, mounts
 	c["ports"] = []any{object{"name": "actpass-api", "containerPort": json.Number(portAPI), "protocol": "TCP"}}
 	probe := func(path string, period, failures uint64) object {
@@ -276,13 +281,16 @@ func (p *podding) volumes() error {
 		return err
 	}
 	list = slices.DeleteFunc(list, func(v object) bool {
-		return v["name"] == dataVolume || v["name"] == trustVolume || v["name"] == configVolume
+		return v["name"] == dataVolume || v["name"] == trustVolume || v["name"] == configVolume || v["name"] == storeVolume
 	})
 	list = append(list,
 		object{"name": dataVolume, "emptyDir": object{}},
 		object{"name": trustVolume, "emptyDir": object{"sizeLimit": "16Mi"}})
 	if p.config != "" {
 		list = append(list, object{"name": configVolume, "configMap": object{"name": p.config}})
+	}
+	if p.o.StoreSecret != "" {
+		list = append(list, object{"name": storeVolume, "secret": object{"secretName": p.o.StoreSecret}})
 	}
 	p.spec["volumes"] = toList(list)
 	return nil

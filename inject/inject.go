@@ -38,8 +38,10 @@ const (
 	dataVolume         = "actpass-data"           //
 	trustVolume        = "actpass-trust"          //
 	configVolume       = "actpass-config"         //
+	storeVolume        = "actpass-store"          //
 	dataDir            = "/data"                  // in the sidecar
 	configDir          = "/etc/actpass"           // in the sidecar
+	storeDir           = "/etc/actpass-store"     // in the sidecar
 	trustDir           = "/var/run/actpass/trust" // in every container
 )
 
@@ -67,6 +69,10 @@ type Options struct {
 	// ConfigMap is used by pods without an annotation; "" is the image's own
 	// configuration.
 	ConfigMap string
+	// StoreSecret is a Secret of each pod's namespace whose key `dsn` says which
+	// PostgreSQL the sidecars share; "": each has state of its own. No annotation
+	// chooses another.
+	StoreSecret string
 	// Redirect is what holds for pods without an annotation.
 	Redirect bool
 	// Resources of the sidecar; the zero value is DefaultResources.

@@ -119,17 +119,27 @@ func loadCA(certPath, keyPath string, now time.Time) (*CA, error) {
 	return &CA{cert: cert, key: key, pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})}, nil
 }
 
-func createCA(dir, certPath, keyPath string, now time.Time) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("create CA: %w", err)
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// MemoryCA makes a CA that is written nowhere and ends with the process.
+func MemoryCA(now time.Time) (*CA, error) {
+	key, der, err := makeCA(now)
 	if err != nil {
-		return fmt.Errorf("create CA key: %w", err)
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("create CA certificate: %w", err)
+	}
+	return &CA{cert: cert, key: key, pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}, nil
+}
+
+func makeCA(now time.Time) (key *ecdsa.PrivateKey, der []byte, err error) {
+	key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, fmt.Errorf("create CA key: %w", err)
 	}
 	serial, err := newSerial()
 	if err != nil {
-		return fmt.Errorf("create CA: %w", err)
+		return nil, nil, fmt.Errorf("create CA: %w", err)
 	}
 	tmpl := &x509.Certificate{
 		SerialNumber: serial,
@@ -142,9 +152,20 @@ func createCA(dir, certPath, keyPath string, now time.Time) error {
 		IsCA:                  true,
 		MaxPathLenZero:        true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	der, err = x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
 	if err != nil {
-		return fmt.Errorf("create CA certificate: %w", err)
+		return nil, nil, fmt.Errorf("create CA certificate: %w", err)
+	}
+	return key, der, nil
+}
+
+func createCA(dir, certPath, keyPath string, now time.Time) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("create CA: %w", err)
+	}
+	key, der, err := makeCA(now)
+	if err != nil {
+		return err
 	}
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {

@@ -13,7 +13,11 @@ func (p *program) dashboard(h http.Handler) web.Options {
 		API: h, Gate: p.gate, Evidence: p.trail, Logger: p.log, Version: version,
 		Hosts: func() []string { return p.inForce().Dashboard.Hosts },
 		Addresses: func() web.Addresses {
-			return web.Addresses{Proxy: p.addresses.proxy, Reverse: p.addresses.reverse, API: p.addresses.api, CAFile: filepath.Join(p.dir, "ca", "ca.pem")}
+			a := web.Addresses{Proxy: p.addresses.proxy, Reverse: p.addresses.reverse, API: p.addresses.api}
+			if p.role != control {
+				a.CAFile = filepath.Join(p.dir, "ca", "ca.pem")
+			}
+			return a
 		},
 	}
 }

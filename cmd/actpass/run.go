@@ -85,7 +85,7 @@ func runChild(cmd *cobra.Command, cfg *config.Config, compiled *config.Compiled,
 		return err
 	}
 	defer closeLog()
-	p, err := start(context.WithoutCancel(cmd.Context()), cfg, compiled, nil, log)
+	p, err := start(context.WithoutCancel(cmd.Context()), asSidecar, cfg, compiled, nil, log)
 	if err != nil {
 		return err
 	}

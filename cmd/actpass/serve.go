@@ -25,23 +25,33 @@ const drain = 30 * time.Second
 
 func newServeCmd() *cobra.Command {
 	var trust string
+	var as role
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the sidecar",
 		Long: `Opens the doors: a forward proxy, base URLs, and the API. SIGTERM and SIGINT stop
 it after the calls that are under way; SIGHUP, or a changed file, reloads
-configuration, mapping and policies: all of it or nothing.`,
+configuration, mapping and policies: all of it or nothing.
+
+With --role control it opens the API and the dashboard alone, for the sidecars that
+share its database (store.driver: postgres): what is made, decided or set there holds
+at each of them.`,
 		Example: `  actpass serve
-  actpass serve --config /etc/actpass/config.yaml --mode enforce`,
+  actpass serve --config /etc/actpass/config.yaml --mode enforce
+  ACTPASS_STORE_DSN=postgres://... actpass serve --role control --store.driver postgres`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, compiled, err := loadAll(cmd)
+			if as == control && trust != "" {
+				return usage("--trust-dir is of no use with --role control: no call goes through it")
+			}
+			cfg, compiled, err := as.load(cmd)
 			if err != nil {
 				return configError(err)
 			}
-			return serve(cmd, cfg, compiled, trust)
+			return serve(cmd, as, cfg, compiled, trust)
 		},
 	}
+	cmd.Flags().Var(&as, "role", "sidecar; or control: API and dashboard of all sidecars that share its database, and no doors")
 	cmd.Flags().StringVar(&trust, "trust-dir", "", "directory to write roots, truststore and Node preload into, for other containers")
 	addSettingFlags(cmd)
 	return cmd
@@ -56,7 +66,7 @@ func configError(err error) error {
 	return finding("the configuration cannot be used:\n%v", err)
 }
 
-func serve(cmd *cobra.Command, cfg *config.Config, compiled *config.Compiled, trust string) error {
+func serve(cmd *cobra.Command, as role, cfg *config.Config, compiled *config.Compiled, trust string) error {
 	log, err := newLogger(cfg)
 	if err != nil {
 		return err
@@ -68,12 +78,12 @@ func serve(cmd *cobra.Command, cfg *config.Config, compiled *config.Compiled, tr
 	began := time.Now()
 	ctx, cancel := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
-	again := func() (*config.Config, *config.Compiled, error) { return loadAll(cmd) }
-	p, err := start(context.WithoutCancel(ctx), cfg, compiled, again, log)
+	again := func() (*config.Config, *config.Compiled, error) { return as.load(cmd) }
+	p, err := start(context.WithoutCancel(ctx), as, cfg, compiled, again, log)
 	if err != nil {
 		return err
 	}
-	log.Info("ready", zap.String("mode", cfg.Mode), zap.String("proxy", p.addresses.proxy), zap.String("reverse", p.addresses.reverse),
+	log.Info("ready", zap.String("role", as.String()), zap.String("mode", cfg.Mode), zap.String("proxy", p.addresses.proxy), zap.String("reverse", p.addresses.reverse),
 		zap.String("api", p.addresses.api), zap.String("transparent", p.addresses.transparent), zap.String("data_dir", p.dir), zap.Duration("after", time.Since(began)))
 	p.hintFirstKey(ctx, cmd)
 
@@ -115,6 +125,9 @@ func (p *program) hintFirstKey(ctx context.Context, cmd *cobra.Command) {
 		flag = " --config " + p.cfg.File
 	}
 	fmt.Fprintf(w, "\nThere is no API key yet, and the API answers nobody without one. Make the first:\n\n    actpass keys create%s --name admin --role admin\n\n", flag)
+	if p.role == control {
+		return
+	}
 	fmt.Fprintf(w, "Point an agent here:  HTTPS_PROXY=http://%s  (CA certificate: %s)\n\n", p.addresses.proxy, filepath.Join(p.dir, "ca", "ca.pem"))
 }
 

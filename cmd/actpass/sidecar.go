@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,7 +30,8 @@ import (
 
 // program is a whole sidecar as a value: what serve and run start.
 type program struct {
-	cfg *config.Config
+	role role
+	cfg  *config.Config
 	// load reads the settings and their files again; nil: no reload.
 	load    func() (*config.Config, *config.Compiled, error)
 	log     *zap.Logger
@@ -62,8 +64,8 @@ type program struct {
 
 // start brings everything up, in the order in which things depend on each
 // other. On an error nothing stays open.
-func start(ctx context.Context, cfg *config.Config, compiled *config.Compiled, load func() (*config.Config, *config.Compiled, error), log *zap.Logger) (p *program, err error) {
-	p = &program{cfg: cfg, current: cfg, load: load, log: log, dir: cfg.Path(cfg.DataDir), metrics: newMetrics(), failed: make(chan error, 4), storeBack: make(chan struct{}, 1)}
+func start(ctx context.Context, as role, cfg *config.Config, compiled *config.Compiled, load func() (*config.Config, *config.Compiled, error), log *zap.Logger) (p *program, err error) {
+	p = &program{role: as, cfg: cfg, current: cfg, load: load, log: log, dir: cfg.Path(cfg.DataDir), metrics: newMetrics(), failed: make(chan error, 4), storeBack: make(chan struct{}, 1)}
 	ctx, p.stop = context.WithCancel(ctx)
 	opened := p // `return nil, err` takes p away before the deferred call
 	defer func() {
@@ -81,7 +83,7 @@ func start(ctx context.Context, cfg *config.Config, compiled *config.Compiled, l
 	if err := p.openAuthority(); err != nil {
 		return nil, err
 	}
-	if p.ca, err = proxy.LoadOrCreateCA(filepath.Join(p.dir, "ca"), time.Now()); err != nil {
+	if p.ca, err = p.openCA(time.Now()); err != nil {
 		return nil, err
 	}
 	settings, err := settingsOf(cfg, compiled)
@@ -307,12 +309,16 @@ func (p *program) ready() []api.Check {
 		}
 		_ = c.Close()
 	}
-	return []api.Check{
+	checks := []api.Check{
 		{Name: "evidence", Err: p.trail.Err()},
 		{Name: "store", Err: p.store.Ping(ctx)},
 		{Name: "ca", Err: ca},
 		{Name: "doors", Err: doors},
 	}
+	if p.role == control { // it signs for nobody
+		checks = slices.Delete(checks, 2, 3)
+	}
+	return checks
 }
 
 // background starts what runs beside the doors.
@@ -340,7 +346,7 @@ func (p *program) background(ctx context.Context, compiled *config.Compiled) {
 		})
 	}
 	err := p.gate.Note(ctx, evidence.KindSystem, "sidecar started", map[string]string{
-		"version": version, "mode": p.cfg.Mode, "policy_hash": compiled.Policy.Hash(), "mapping_hash": compiled.Mapping.Hash(),
+		"role": p.role.String(), "version": version, "mode": p.cfg.Mode, "policy_hash": compiled.Policy.Hash(), "mapping_hash": compiled.Mapping.Hash(),
 	})
 	if err != nil {
 		p.log.Warn("the start could not be put on record", zap.Error(err))

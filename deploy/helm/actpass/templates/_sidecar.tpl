@@ -1,4 +1,4 @@
-{{- /* A sidecar in pods of its own: a StatefulSet, its Services and its configuration. */}}
+{{- /* A sidecar in pods of its own: a StatefulSet (or a Deployment, whose volume is the pod's), its Service and its configuration. */}}
 {{- define "actpass.standalone" }}
 {{- $root := .root }}
 {{- $name := printf "%s-%s" $root.Release.Name .component }}
@@ -44,13 +44,15 @@ spec:
     {{- end }}
 ---
 apiVersion: apps/v1
-kind: StatefulSet
+kind: {{ ternary "Deployment" "StatefulSet" (default false .deployment) }}
 metadata:
   name: {{ $name }}
   namespace: {{ $root.Release.Namespace }}
   labels: {{- include "actpass.labels" $root | nindent 4 }}
 spec:
+  {{- if not .deployment }}
   serviceName: {{ $name }}
+  {{- end }}
   replicas: {{ .replicas }}
   selector:
     matchLabels:
@@ -69,11 +71,21 @@ spec:
       {{- end }}
       terminationGracePeriodSeconds: 45 # calls under way get 30 seconds
       securityContext: { fsGroup: 65532 }
+      {{- if .deployment }}
+      topologySpreadConstraints:
+        - maxSkew: 1
+          topologyKey: kubernetes.io/hostname
+          whenUnsatisfiable: ScheduleAnyway
+          labelSelector:
+            matchLabels:
+              {{- include "actpass.selector" $root | nindent 14 }}
+              app.kubernetes.io/component: {{ .component }}
+      {{- end }}
       containers:
         - name: actpass
           image: {{ include "actpass.image" $root }}
           imagePullPolicy: {{ $root.Values.image.pullPolicy }}
-          args: [serve]
+          args: {{ toJson .args }}
           env:
             - { name: ACTPASS_CONFIG, value: /etc/actpass/config.yaml }
             - { name: ACTPASS_DATA_DIR, value: /data/actpass } # made by the sidecar, and so its own with mode 0700
@@ -81,6 +93,10 @@ spec:
             - { name: ACTPASS_LISTEN_PROXY, value: {{ ternary "0.0.0.0:8080" "off" .doors | quote }} }
             - { name: ACTPASS_LISTEN_REVERSE, value: {{ ternary "0.0.0.0:8081" "off" .doors | quote }} }
             - { name: TMPDIR, value: /data }
+            {{- if $root.Values.store.secret }}
+            - { name: ACTPASS_STORE_DRIVER, value: postgres }
+            - { name: ACTPASS_STORE_DSN_FILE, value: /etc/actpass-store/dsn }
+            {{- end }}
           ports:
             - { name: api, containerPort: 8090, protocol: TCP }
             {{- if .doors }}
@@ -93,9 +109,19 @@ spec:
           volumeMounts:
             - { name: data, mountPath: /data }
             - { name: config, mountPath: /etc/actpass, readOnly: true }
+            {{- if $root.Values.store.secret }}
+            - { name: store, mountPath: /etc/actpass-store, readOnly: true }
+            {{- end }}
       volumes:
         - name: config
           configMap: { name: {{ $name }} }
+        {{- if $root.Values.store.secret }}
+        - name: store
+          secret: { secretName: {{ $root.Values.store.secret }} }
+        {{- end }}
+  {{- if .deployment }}
+        - { name: data, emptyDir: {} }
+  {{- else }}
   volumeClaimTemplates:
     - metadata: { name: data }
       spec:
@@ -104,6 +130,7 @@ spec:
         storageClassName: {{ . }}
         {{- end }}
         resources: { requests: { storage: {{ .storage }} } }
+  {{- end }}
 ---
 apiVersion: policy/v1
 kind: PodDisruptionBudget

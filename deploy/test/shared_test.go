@@ -1,0 +1,125 @@
+package deploytest
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"slices"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+)
+
+// sharesStore says that a container is given the Secret of the database, and is told
+// where it is.
+func sharesStore(t *testing.T, what, secret string, c corev1.Container, volumes []corev1.Volume) {
+	t.Helper()
+	env := map[string]string{}
+	for _, v := range c.Env {
+		env[v.Name] = v.Value
+	}
+	if env["ACTPASS_STORE_DRIVER"] != "postgres" || env["ACTPASS_STORE_DSN_FILE"] != "/etc/actpass-store/dsn" {
+		t.Errorf("%s: environment %v", what, env)
+	}
+	at := slices.IndexFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == "/etc/actpass-store" && m.ReadOnly })
+	if at < 0 {
+		t.Fatalf("%s: mounts %+v", what, c.VolumeMounts)
+	}
+	if !slices.ContainsFunc(volumes, func(v corev1.Volume) bool {
+		return v.Name == c.VolumeMounts[at].Name && v.Secret != nil && v.Secret.SecretName == secret
+	}) {
+		t.Errorf("%s: volumes %+v", what, volumes)
+	}
+}
+
+// TestShared: with the Secret of a database the control is a Deployment of the role
+// control, and everything else is told of the database too.
+func TestShared(t *testing.T) {
+	var control *appsv1.Deployment
+	var paired *appsv1.StatefulSet
+	var service *corev1.Service
+	var budget *policyv1.PodDisruptionBudget
+	var webhook []string
+	for _, o := range decode(t, "shared", render(t, chart+"/ci/shared.yaml")) {
+		switch o := o.(type) {
+		case *appsv1.Deployment:
+			if o.Name == "actpass-control" {
+				control = o
+			} else {
+				webhook = o.Spec.Template.Spec.Containers[0].Args
+			}
+		case *appsv1.StatefulSet:
+			paired = o
+		case *corev1.Service:
+			if o.Name == "actpass-control" {
+				service = o
+			}
+		case *policyv1.PodDisruptionBudget:
+			if o.Name == "actpass-control" {
+				budget = o
+			}
+		}
+	}
+	if control == nil || paired == nil || service == nil || budget == nil {
+		t.Fatalf("control %v, paired %v, service %v, budget %v", control != nil, paired != nil, service != nil, budget != nil)
+	}
+	pod := control.Spec.Template.Spec
+	c := pod.Containers[0]
+	if *control.Spec.Replicas != 2 || !slices.Equal(c.Args, []string{"serve", "--role", "control"}) || len(c.Ports) != 1 {
+		t.Errorf("%d replicas, args %q, ports %+v", *control.Spec.Replicas, c.Args, c.Ports)
+	}
+	sharesStore(t, "control", "actpass-store", c, pod.Volumes)
+	sharesStore(t, "paired", "actpass-store", paired.Spec.Template.Spec.Containers[0], paired.Spec.Template.Spec.Volumes)
+	for name, selector := range map[string]map[string]string{"service": service.Spec.Selector, "budget": budget.Spec.Selector.MatchLabels} {
+		for k, v := range selector {
+			if control.Spec.Template.Labels[k] != v {
+				t.Errorf("the %s asks for %s=%s, the pods have %v", name, k, v, control.Spec.Template.Labels)
+			}
+		}
+	}
+	if len(service.Spec.Ports) != 1 || budget.Spec.MaxUnavailable.IntValue() != 1 {
+		t.Errorf("ports %+v, budget %+v", service.Spec.Ports, budget.Spec)
+	}
+	if !slices.Contains(webhook, "--store-secret=actpass-store") {
+		t.Errorf("the webhook does not tell injected pods: %q", webhook)
+	}
+}
+
+// TestInjectedStore: an injected sidecar is given the Secret, and nobody else in the pod.
+func TestInjectedStore(t *testing.T) {
+	file, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(file, "inject", "--image", "actpass:1", "--store-secret", "shared", "-f", "../../inject/testdata/deployment.in.yaml")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, o := range decode(t, "injected", future.ReplaceAll(out.Bytes(), nil)) {
+		d, ok := o.(*appsv1.Deployment)
+		if !ok {
+			continue
+		}
+		spec := d.Spec.Template.Spec
+		for i, c := range append(slices.Clone(spec.InitContainers), spec.Containers...) {
+			if i == 0 && c.Name == "actpass" {
+				found++
+				sharesStore(t, "injected", "shared", c, spec.Volumes)
+				continue
+			}
+			for _, m := range c.VolumeMounts {
+				if m.Name == "actpass-store" {
+					t.Errorf("container %s is given the database's password", c.Name)
+				}
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("nothing was injected")
+	}
+}

@@ -1,0 +1,192 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/actpass/sidecar/api"
+	"github.com/actpass/sidecar/store/pgtest"
+)
+
+// controlled is a fleet of n sidecars with a control, all of the same settings. The
+// first key is made at the control.
+func controlled(t *testing.T, n int, dsn string, s settings) (ctl *sidecar, list []*sidecar) {
+	t.Helper()
+	secret := filepath.Join(t.TempDir(), "dsn")
+	must(t, os.WriteFile(secret, []byte(dsn+"\n"), 0o600))
+	s.extra += "\nstore: { driver: postgres, dsn_file: " + secret + " }"
+	ctl = &sidecar{t: t, dir: t.TempDir()}
+	ctl.config = s.write(t, ctl.dir)
+	ctl.launch(exec.Command(binary, "serve", "--role", "control", "--config", ctl.config))
+	ctl.admin = ctl.key("--name", "admin", "--role", "admin")
+	t.Cleanup(ctl.stop)
+	for range n {
+		sc := &sidecar{t: t, dir: t.TempDir(), admin: ctl.admin}
+		sc.config = s.write(t, sc.dir)
+		sc.run()
+		t.Cleanup(sc.stop)
+		list = append(list, sc)
+	}
+	return ctl, list
+}
+
+// becomes waits until ok holds, at most d.
+func becomes(t *testing.T, d time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(d); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("after %s still not: %s", d, what)
+		}
+	}
+}
+
+// TestControl: what is made, decided and set at a control holds at the sidecars that
+// share its database, and it opens no door itself.
+func TestControl(t *testing.T) {
+	pg := pgtest.Start(t)
+	u := newUpstream(t)
+	u.handle(refunded)
+	ctl, list := controlled(t, 2, pg.Database(t), settings{front: u, hold: "20s", policies: map[string]string{"p.yaml": hundredPolicy, "q.yaml": asksPolicy}})
+	ctx := context.Background()
+	admin := ctl.client()
+
+	t.Run("doors", func(t *testing.T) {
+		if ctl.proxy != "" || ctl.revers != "" {
+			t.Errorf("open: proxy %q, reverse %q", ctl.proxy, ctl.revers)
+		}
+		if _, err := os.Stat(filepath.Join(ctl.dir, "data", "ca")); !os.IsNotExist(err) {
+			t.Errorf("there is a CA: %v", err)
+		}
+		for path, want := range map[string]string{"/healthz": "ok", "/readyz": `"status":"ready"`, "/metrics": "actpass_faults_total", "/ui/": ""} {
+			a, err := trySend(http.DefaultClient, http.MethodGet, "http://"+ctl.api+path, "", "", nil)
+			must(t, err)
+			if !strings.Contains(string(a.body), want) || a.status != 200 && path != "/ui/" {
+				t.Errorf("%s: %d %s", path, a.status, a.body)
+			}
+			if path == "/readyz" && strings.Contains(string(a.body), `"ca"`) {
+				t.Errorf("it answers for a CA that it has not: %s", a.body)
+			}
+		}
+	})
+
+	t.Run("keys", func(t *testing.T) {
+		k, err := admin.CreateKey(ctx, api.NewKey{Name: "reader", Role: "approver"})
+		must(t, err)
+		ask := func() int {
+			a, err := trySend(http.DefaultClient, http.MethodGet, "http://"+list[1].api+"/api/v1/approvals", "", "", http.Header{"Authorization": {"Bearer " + k.Key}})
+			must(t, err)
+			return a.status
+		}
+		if got := ask(); got != 200 {
+			t.Errorf("a key of the control is answered %d at a sidecar", got)
+		}
+		must(t, admin.RevokeKey(ctx, k.ID))
+		becomes(t, 10*time.Second, "the revoked key is refused at a sidecar", func() bool { return ask() == 401 })
+	})
+
+	t.Run("approvals", func(t *testing.T) {
+		k, err := admin.CreateKey(ctx, api.NewKey{Name: "lead", Role: "approver", Groups: []string{"support-leads"}})
+		must(t, err)
+		lead := api.NewClient("http://"+ctl.api, k.Key, nil)
+		for i, sc := range list {
+			charge := "ch_ctl_" + string(rune('a'+i))
+			answered := make(chan answer, 1)
+			go func() {
+				a, err := trySend(http.DefaultClient, http.MethodPost, "http://"+sc.revers+"/stripe/v1/refunds", form, "charge="+charge+"&currency=usd&amount=500", http.Header{"Actpass-User": {charge}})
+				if err != nil {
+					t.Errorf("held call: %v", err)
+				}
+				answered <- a
+			}()
+			var id string
+			becomes(t, 10*time.Second, "the control lists what waits at a sidecar", func() bool {
+				p, err := lead.Approvals(ctx, "pending", "", "", 100)
+				must(t, err)
+				for _, a := range p.Data {
+					if strings.Contains(a.Resource, charge) {
+						id = a.ID
+					}
+				}
+				return id != ""
+			})
+			time.Sleep(100 * time.Millisecond) // it waits, and its sidecar listens
+			decided := time.Now()
+			_, err := lead.Decide(ctx, id, api.Verdict{Decision: "approve", Reason: "fine"})
+			must(t, err)
+			a := <-answered
+			took := time.Since(decided)
+			t.Logf("approved at the control, answered at the sidecar after %s", took)
+			if a.status != 200 || took > time.Second {
+				t.Errorf("%d %s after %s", a.status, a.body, took)
+			}
+		}
+	})
+
+	t.Run("grants", func(t *testing.T) {
+		_, err := admin.CreateGrant(ctx, api.NewGrant{
+			AgentID: "support_agent", Tool: "stripe.refund.create", Resource: "stripe:charge:ch_granted_*", Policy: "asks", Rule: "asks", Count: 1, TTL: 600,
+			ResourceConstraints: api.Constraints{"max": map[string]any{"amount": 600}, "equals": map[string]any{"currency": "usd"}}, FreeArgs: []string{"charge"},
+		})
+		must(t, err)
+		if a, err := refundOf(list[0], "ch_granted_1", 550); err != nil || a.status != 200 {
+			t.Errorf("granted at the control: %+v, %v", a, err)
+		}
+	})
+
+	t.Run("limits", func(t *testing.T) {
+		if ok, refused := dollars(list[0], "eve", "one", 101); ok != 100 || refused != 1 {
+			t.Fatalf("%d passed, %d were refused", ok, refused)
+		}
+		if got := ctl.held("eve"); got != 100 {
+			t.Errorf("at the control the limit holds %d", got)
+		}
+		p, err := admin.Limits(ctx, "hundred", "", "", 10)
+		must(t, err)
+		if len(p.Data) == 0 {
+			t.Fatal("the control lists no limit")
+		}
+		for _, l := range p.Data {
+			_, err = admin.ResetLimit(ctx, api.LimitReset{Limit: l.Limit, All: true, Reason: "again"})
+			must(t, err)
+		}
+		if ok, _ := dollars(list[1], "eve", "two", 1); ok != 1 {
+			t.Error("what was reset at the control is still used up at a sidecar")
+		}
+	})
+
+	t.Run("modes", func(t *testing.T) {
+		m, err := admin.SetMode(ctx, api.NewMode{Tool: "stripe.refund.create", Mode: "strict", Reason: "passports only"})
+		must(t, err)
+		for _, sc := range list {
+			becomes(t, 7*time.Second, "the mode that was set at the control holds", func() bool {
+				a, err := refundOf(sc, "ch_mode", 100)
+				must(t, err)
+				return a.status == 403 && a.header.Get("ActPass-Reason") == "passport.required"
+			})
+		}
+		must(t, admin.ClearMode(ctx, m.ID, "enough"))
+	})
+
+	// A changed file is taken up here too, and what it says of doors is not.
+	t.Run("reload", func(t *testing.T) {
+		raw, err := os.ReadFile(ctl.config)
+		must(t, err)
+		must(t, os.WriteFile(ctl.config, []byte(strings.Replace(string(raw), "hold: 20s", "hold: 21s", 1)), 0o644))
+		becomes(t, 10*time.Second, "the file was read again", func() bool {
+			for _, line := range ctl.log() {
+				var m map[string]any
+				if json.Unmarshal([]byte(line), &m) == nil && m["msg"] == "configuration reloaded" {
+					return true
+				}
+			}
+			return false
+		})
+	})
+}
