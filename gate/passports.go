@@ -217,10 +217,17 @@ func (c *call) holdPassport(v *verdict, requestHash string) {
 // against the call already.
 func (c *call) offered() bool { return c.Passport == "" && c.claims != nil }
 
-// permitted holds the claims against every call of the request.
+// permitted holds the claims against every call of the request. All must fit, and
+// one only may do something: under an amount for one use, a batch of a hundred would
+// move a hundred times the amount. The passport of an approval is for exactly these
+// calls, which a human has seen.
 func (c *call) permitted(requestHash string) error {
+	acts := 0
 	for i := range c.reading.Calls {
 		one := &c.reading.Calls[i]
+		if one.Risk != mapping.RiskLow {
+			acts++
+		}
 		err := c.claims.Permits(&passport.Action{
 			TenantID: c.Identity.TenantID, AgentID: c.Identity.AgentID, Tool: one.Tool, Resource: one.Resource,
 			Risk: one.Risk, Args: one.Args, RequestHash: requestHash,
@@ -228,6 +235,9 @@ func (c *call) permitted(requestHash string) error {
 		if err != nil {
 			return err
 		}
+	}
+	if acts > 1 && c.claims.ApprovalHash == "" {
+		return &passport.Error{Code: ReasonPassportBatch, Detail: fmt.Sprintf("it is for one action, and the request holds %d; send each by itself, under a passport of its own", acts)}
 	}
 	return nil
 }

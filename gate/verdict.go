@@ -30,6 +30,7 @@ const (
 	ReasonPassport        = "passport.required"
 	ReasonPassportInvalid = "passport.invalid"
 	ReasonPassportStore   = "passport.unavailable"
+	ReasonPassportBatch   = "passport.batch"
 	ReasonEvidence        = "evidence.unavailable"
 	ReasonStore           = "limit.unavailable"
 	ReasonApprovals       = "approval.unavailable"

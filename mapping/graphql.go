@@ -68,11 +68,14 @@ func (in *input) graphql(msg map[string]any) {
 	if in.m.Method != "POST" && args["type"] != "query" {
 		in.flag(ClassMethod, "a %s request carries a GraphQL operation that is no query", in.m.Method)
 	}
-	if err != nil || len(in.m.Rule.cases) == 0 || len(w.fields) == 0 {
+	switch {
+	case err != nil || len(w.fields) == 0:
 		in.add(args, false)
-		return
+	case len(in.m.Rule.cases) > 0:
+		in.rootCalls(w, args)
+	default:
+		in.wholeCalls(w, args)
 	}
-	in.rootCalls(w, args)
 }
 
 func (in *input) variantOf(k string, names ...string) {

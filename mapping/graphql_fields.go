@@ -46,6 +46,28 @@ func (in *input) rootCalls(w rootFields, args map[string]any) {
 	}
 }
 
+// wholeCalls is for a rule without cases, to which a document is one call. But what
+// it does is counted: each root field of a mutation, under whatever alias, is one
+// more of the same call, so that no limit takes a hundred acts for one.
+func (in *input) wholeCalls(w rootFields, args map[string]any) {
+	acts := 0
+	if w.op.Operation == ast.Mutation {
+		for _, f := range w.fields {
+			if f.Name != "__typename" {
+				acts++
+			}
+		}
+	}
+	in.add(args, false)
+	for range acts - 1 {
+		if len(in.calls) >= maxCalls {
+			in.amb = append(in.amb, tooLarge(ClassBatch, "the request has more than %d root fields", maxCalls))
+			return
+		}
+		in.calls = append(in.calls, in.calls[len(in.calls)-1])
+	}
+}
+
 // fieldValues turns the values of a GraphQL document into JSON values.
 type fieldValues struct {
 	vars  map[string]any

@@ -309,3 +309,37 @@ func TestOtherKinds(t *testing.T) {
 		})
 	}
 }
+
+// TestEachMutationIsACall: to a rule without cases a document is one call, but as
+// often as it acts. Reading is not acting.
+func TestEachMutationIsACall(t *testing.T) {
+	s := mustCompile(t, kindRules)
+	for query, want := range map[string]int{
+		`{ a b c }`:                               1,
+		`query { a: x b: x }`:                     1,
+		`subscription { a b }`:                    1,
+		`mutation { pay }`:                        1,
+		`mutation { __typename pay }`:             1,
+		`mutation { __typename }`:                 1,
+		`mutation { a: pay b: pay }`:              2,
+		`mutation { a: pay ... on M { b: pay } }`: 2,
+		`mutation { ...f ...f } fragment f on M { a: pay b: pay }`: 2,
+		`mutation { a: pay @skip(if: true) b: pay }`:               2,
+		`mutation {` + strings.Repeat(" a: pay", 100) + `}`:        100,
+	} {
+		body := `{"query":"` + query + `"}`
+		r := readAs(s, kindRequest("POST", "/gql", "application/json", body), body)
+		if len(r.Calls) != want || len(r.Ambiguous) > 0 {
+			t.Errorf("%s: %d calls, want %d, %v", query, len(r.Calls), want, r.Ambiguous)
+		}
+		for _, c := range r.Calls {
+			if c.Tool != "t.gql" {
+				t.Errorf("%s: %s", query, c.Tool)
+			}
+		}
+	}
+	body := `{"query":"mutation {` + strings.Repeat(" a: pay", 101) + `}"}`
+	if r := readAs(s, kindRequest("POST", "/gql", "application/json", body), body); len(r.Ambiguous) != 1 || r.Ambiguous[0].Status != 413 {
+		t.Errorf("101 mutations: %v", r.Ambiguous)
+	}
+}

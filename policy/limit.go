@@ -195,9 +195,9 @@ func (k limitKey) appendTo(b []byte, in *Input) ([]byte, error) {
 	switch x := v.(type) {
 	case string:
 		if k.currency() {
-			// USD and usd are one currency at a provider that takes both: two keys
-			// would be twice the limit.
-			x = lowerASCII(x)
+			// USD, usd and "usd " are one currency at a provider that takes them all: two
+			// keys would be twice the limit.
+			x = oneCurrency(x)
 		}
 		if len(x) > maxKeyText {
 			return nil, fmt.Errorf("%s is too long to count by: at most %d bytes", name, maxKeyText)

@@ -52,7 +52,7 @@ func TestAmounts(t *testing.T) {
 // limit for each spelling.
 func TestCurrencyIsOneKey(t *testing.T) {
 	s := compile(t, Options{}, policyWith("      - { name: r, decision: allow }\n    limits:\n      - { name: l, key: [args.currency, args.name], sum: args.n, max: 10, window: 1h, decision: deny, reason_code: a.b }\n"))
-	for _, spelling := range []string{"usd", "USD", "Usd", "uSD"} {
+	for _, spelling := range []string{"usd", "USD", "Usd", "uSD", " usd", "usd ", "\tUSD\n", "usd\u00a0"} {
 		d := s.Decide(&Input{Tool: "t", Args: m{"n": int64(1), "currency": spelling, "name": "ABC"}})
 		if len(d.Limits) != 1 || d.Limits[0].Key != `["usd","ABC"]` {
 			t.Errorf("%s: %+v", spelling, d.Limits)

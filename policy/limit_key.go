@@ -53,7 +53,7 @@ func (l *Limit) ParseKey(text string) (string, error) {
 				return "", form
 			}
 			if namesCurrency(l.Keys[i]) {
-				s = lowerASCII(s)
+				s = oneCurrency(s)
 			}
 			var err error
 			if key, err = jsontext.AppendQuote(key, s); err != nil {
@@ -94,6 +94,9 @@ func namesCurrency(key string) bool {
 	last := key[strings.LastIndexByte(key, '.')+1:]
 	return len(last) < len(key) && strings.EqualFold(last, "currency")
 }
+
+// oneCurrency is the one spelling under which a currency is counted.
+func oneCurrency(s string) string { return lowerASCII(strings.TrimSpace(s)) }
 
 func lowerASCII(s string) string {
 	return strings.Map(func(r rune) rune {
