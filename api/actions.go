@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
@@ -72,6 +71,9 @@ func (s *server) preflight(w http.ResponseWriter, r *http.Request, id gate.Ident
 	status := http.StatusOK
 	if refused {
 		status = http.StatusForbidden
+	}
+	if b.Intent == gate.IntentExecute && !refused && (d.Enforcement == enforcementNone || d.Enforcement == enforcementWarn) {
+		s.words.await(d.EvidenceEventID, awaited{tenant: id.TenantID, agent: b.AgentID, key: id.KeyID, approval: d.ApprovalRequestID})
 	}
 	return writeJSON(w, status, complete(d))
 }
@@ -153,6 +155,14 @@ func (s *server) outcome(w http.ResponseWriter, r *http.Request, id gate.Identit
 // awaited finds the action and says what was reported about it, "" while its
 // outcome is awaited, and which approval let it go, "" for none. An action of somebody else does not exist for the caller.
 func (s *server) awaited(r *http.Request, id gate.Identity, event string) (said, approval string, err error) {
+	if a, ok := s.words.awaited(event); ok && a.tenant == id.TenantID {
+		// Let go here a moment ago, as nearly all are: the index need not know it yet,
+		// and waiting for it is what took the longest.
+		if !owns(id, a.agent, a.key) {
+			return "", "", about("action", evidenceDown, gate.ErrNotFound)
+		}
+		return "", a.approval, nil
+	}
 	raw, err := s.findEvent(r, id.TenantID, event, "action")
 	if err != nil {
 		return "", "", err
@@ -173,8 +183,7 @@ func (s *server) awaited(r *http.Request, id gate.Identity, event string) (said,
 	if err := json.Unmarshal(raw, &e); err != nil {
 		return "", "", fmt.Errorf("read event %s from the index: %w", event, err)
 	}
-	mine := e.KeyID == id.KeyID || id.AgentID != "" && e.AgentID == id.AgentID || id.Role == gate.RoleAdmin
-	if e.Kind != evidence.KindAction || !mine {
+	if e.Kind != evidence.KindAction || !owns(id, e.AgentID, e.KeyID) {
 		return "", "", about("action", evidenceDown, gate.ErrNotFound)
 	}
 	illegal := func(why string) error {
@@ -203,51 +212,7 @@ func (s *server) awaited(r *http.Request, id gate.Identity, event string) (said,
 	return "", "", illegal("this action was refused, so there is no outcome to report")
 }
 
-// words remembers the outcomes reported lately, so that of several reports
-// which come before the index knows the first, one is recorded.
-type words struct {
-	mu    sync.Mutex
-	said  map[string]*word
-	order []string // oldest first
-}
-
-type word struct {
-	once  sync.Mutex // held while it is recorded
-	state string     // "" until it is recorded
-}
-
-const maxWords = 4096
-
-// report records state by record, unless something is on record for the event
-// already, and gives what is on record then.
-func (l *words) report(event, state string, record func() error) (string, error) {
-	said := l.of(event)
-	said.once.Lock()
-	defer said.once.Unlock()
-	if said.state != "" {
-		return said.state, nil
-	}
-	if err := record(); err != nil {
-		return "", err
-	}
-	said.state = state
-	return state, nil
-}
-
-func (l *words) of(event string) *word {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if said := l.said[event]; said != nil {
-		return said
-	}
-	if l.said == nil {
-		l.said = map[string]*word{}
-	}
-	if len(l.order) == maxWords {
-		delete(l.said, l.order[0])
-		l.order = l.order[1:]
-	}
-	l.said[event] = &word{}
-	l.order = append(l.order, event)
-	return l.said[event]
+// owns says that the caller may speak for an action of that agent's, asked about with that key.
+func owns(id gate.Identity, agent, key string) bool {
+	return key == id.KeyID || id.AgentID != "" && agent == id.AgentID || id.Role == gate.RoleAdmin
 }

@@ -248,6 +248,33 @@ func TestOneOutcomeOfManyReports(t *testing.T) {
 	}
 }
 
+// TestAnOutcomeDoesNotWaitForTheIndex: what was let go here a moment ago may be
+// reported by its caller, and by nobody else, while the index knows nothing of it.
+func TestAnOutcomeDoesNotWaitForTheIndex(t *testing.T) {
+	a := newAPI(t)
+	a.events.behind = errors.New("the index is being rebuilt")
+	ask := func(id, intent string) {
+		a.gate.decision.EvidenceEventID = id
+		a.call("POST", preflightPath, gatewayKey, `{"tool":"t","agent_id":"support_agent"`+intent+`}`).want(t, 200, "", "")
+	}
+	const execute = `,"intent":"execute"`
+	ask("ev_asked", "")
+	ask("ev_let", execute)
+	a.gate.decision.Enforcement = "hold"
+	ask("ev_held", execute)
+	for _, id := range []string{"ev_asked", "ev_held"} {
+		a.call("POST", outcomePath(id), gatewayKey, `{"state":"succeeded"}`).want(t, 503, "evidence.unavailable", "")
+	}
+	a.gate.keys["sk_live_foreign"] = gate.Identity{TenantID: "globex", AgentID: "support_agent", KeyID: "key_gateway", Role: gate.RoleAdmin, Source: "api_key"}
+	a.call("POST", outcomePath("ev_let"), unboundKey, `{"state":"failed","status":402}`).want(t, 404, "not_found", "")
+	a.call("POST", outcomePath("ev_let"), "sk_live_foreign", `{"state":"failed","status":402}`).want(t, 503, "evidence.unavailable", "")
+	a.call("POST", outcomePath("ev_let"), gatewayKey, `{"state":"succeeded"}`).want(t, 200, "", "")
+	a.call("POST", outcomePath("ev_let"), gatewayKey, `{"state":"unknown"}`).want(t, 409, "action.illegal_state", "")
+	if d := cmp.Diff([]string{"ev_let succeeded 0 "}, a.gate.outcomes); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestRememberedOutcomesAreBounded(t *testing.T) {
 	var l words
 	for i := range maxWords + 10 {

@@ -1,14 +1,16 @@
-// Builds dist/esm and dist/cjs, each with its types. A package.json inside
-// dist/cjs tells Node and TypeScript that the files there are CommonJS.
+// Builds dist/cjs with its types, and dist/esm, which hands on the same: one
+// implementation, so that an error made in one is an instance of the class in the
+// other, and half of the bytes. A package.json inside dist/cjs tells Node and
+// TypeScript that the files there are CommonJS.
 import { execFileSync } from 'node:child_process'
-import { cpSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
 process.chdir(fileURLToPath(new URL('..', import.meta.url)))
 rmSync('dist', { recursive: true, force: true })
 // Comments are for readers of the types.
 const tsc = (...args) => [['--declaration', 'false', '--removeComments'], ['--emitDeclarationOnly']].forEach((kind) =>
   execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', ...args, ...kind], { stdio: 'inherit' }))
-tsc('-p', '.')
 // Whether a file is CommonJS follows from the package.json nearest to its source.
 rmSync('.cjs', { recursive: true, force: true })
 try {
@@ -21,3 +23,20 @@ try {
   rmSync('.cjs', { recursive: true, force: true })
 }
 writeFileSync('dist/cjs/package.json', '{"type":"commonjs"}\n')
+// Nobody can import these: what has types alone, and types of what is not exported.
+for (const name of ['wire.js', 'http.d.ts', 'decision.d.ts']) rmSync('dist/cjs/' + name)
+// Nor do they read what is run: without its indentation it is smaller. A text over
+// several lines would lose some of its own.
+for (const name of readdirSync('dist/cjs').filter((n) => n.endsWith('.js'))) {
+  const lines = readFileSync('dist/cjs/' + name, 'utf8').split('\n')
+  const odd = lines.find((l) => (l.match(/`/g) ?? []).length % 2)
+  if (odd !== undefined) throw new Error(`${name}: a template over several lines: ${odd}`)
+  writeFileSync('dist/cjs/' + name, lines.map((l) => l.trimStart()).join('\n'))
+}
+const require = createRequire(import.meta.url)
+mkdirSync('dist/esm')
+for (const entry of ['index', 'openai', 'ai', 'mcp', 'langchain']) {
+  const names = Object.keys(require(`../dist/cjs/${entry}.js`))
+  writeFileSync(`dist/esm/${entry}.js`, `export { ${names.join(', ')} } from '../cjs/${entry}.js'\n`)
+  writeFileSync(`dist/esm/${entry}.d.ts`, `export * from '../cjs/${entry}.js'\n`)
+}

@@ -26,7 +26,7 @@ for (const c of cases) {
         if (a.unreachable) return req.socket.destroy()
         if (a.timeout) return
         const body = a.body.$d ? { ...decisions[a.body.$d], ...a.body, $d: undefined } : a.body
-        res.writeHead(a.status).end(typeof body === 'string' ? body : JSON.stringify(body))
+        res.writeHead(a.status, { 'content-type': 'application/json', 'x-request-id': req.headers['x-request-id'] }).end(typeof body === 'string' ? body : JSON.stringify(body))
       })
     })
     await new Promise((done) => server.listen(0, '127.0.0.1', done))
