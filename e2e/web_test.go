@@ -25,13 +25,13 @@ func TestDashboard(t *testing.T) {
 		})
 		must(t, err)
 	}
+	_, _, err := sc.client().Preflight(context.Background(), api.Action{
+		Tool: "stripe.refund.create", Resource: "stripe:charge:ch_9", AgentID: "support_agent", Args: map[string]any{"amount": 900000, "currency": "usd"},
+	})
+	must(t, err)
 	dir := t.TempDir()
-	for _, name := range []string{"package.json", "package-lock.json", "walk.mjs"} {
-		data, err := os.ReadFile(filepath.Join("web", name))
-		must(t, err)
-		must(t, os.WriteFile(filepath.Join(dir, name), data, 0o644))
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	must(t, os.CopyFS(dir, os.DirFS("web")))
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	npm := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
 	npm.Dir, npm.Env = dir, presetEnv()
@@ -42,9 +42,22 @@ func TestDashboard(t *testing.T) {
 	must(t, err)
 	walk := exec.CommandContext(ctx, "node", "walk.mjs")
 	walk.Dir = dir
-	walk.Env = append(os.Environ(), "BASE=http://"+sc.api, "CHROMIUM="+chromium, "ADMIN="+sc.admin, "APPROVER="+sc.key("--name", "sam", "--role", "approver", "--group", "support-leads"))
+	walk.Env = append(os.Environ(), "BASE=http://"+sc.api, "CHROMIUM="+chromium, "ADMIN="+sc.admin, "DIR="+dir, "APPROVER="+sc.key("--name", "sam", "--role", "approver", "--group", "support-leads"))
 	out, err := walk.CombinedOutput()
 	if err != nil || strings.TrimSpace(string(out)) != "fine" {
 		t.Errorf("%v\n%s", err, out)
+	}
+
+	// What the review page made goes in, and holds: the sidecar's own files are as
+	// they were, and the fixtures pass with the patch and not without it.
+	if out, code := sc.cli("review"); code != 0 || !strings.Contains(out, "blocks 1 and holds 3") {
+		t.Errorf("%d %s", code, out)
+	}
+	patch := exec.Command("patch", "-s", "-p1", "-d", sc.dir, "-i", filepath.Join(dir, "review.patch"))
+	if out, err := patch.CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	if out, code := sc.cli("test"); code != 0 || !strings.Contains(out, " 0 failed") {
+		t.Errorf("%d %s", code, out)
 	}
 }

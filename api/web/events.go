@@ -15,6 +15,7 @@ import (
 
 	"github.com/actpass/sidecar/api"
 	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/gate"
 	"github.com/actpass/sidecar/whatif"
 )
 
@@ -249,13 +250,17 @@ func (d *Dashboard) source(pos *evidence.Position, hash string) *excerpt {
 	if pos == nil || rules == nil || rules.Policy == nil || rules.Policy.Hash() != hash {
 		return nil
 	}
-	text, from := rules.Policy.Source(pos.File, pos.Line)
+	return excerptOf(rules, pos.File, pos.Line)
+}
+
+func excerptOf(rules *gate.Rules, file string, at int) *excerpt {
+	text, from := rules.Policy.Source(file, at)
 	if text == "" {
 		return nil
 	}
-	x := &excerpt{File: pos.File}
+	x := &excerpt{File: file}
 	for i, line := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
-		x.Lines = append(x.Lines, sourceLine{from + i, line, from+i == pos.Line})
+		x.Lines = append(x.Lines, sourceLine{from + i, line, from+i == at})
 	}
 	return x
 }

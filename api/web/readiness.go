@@ -45,6 +45,11 @@ func (b readinessPage) Switch(r whatif.ReadinessRow) string {
 	return "/ui/modes/new?" + url.Values{"tool": {r.Tool}, "agent_id": {r.AgentID}, "mode": {b.Filter["mode"]}}.Encode()
 }
 
+// Review is the address of the review of what a row would have stopped.
+func (b readinessPage) Review(r whatif.ReadinessRow) string {
+	return "/ui/review?" + url.Values{"tool": {r.Tool}, "agent_id": {r.AgentID}, "mode": {b.Filter["mode"]}, "last": {b.Filter["last"]}}.Encode()
+}
+
 func (d *Dashboard) readiness(w http.ResponseWriter, r *http.Request, v *visit) error {
 	q := r.URL.Query()
 	b := readinessPage{Filter: map[string]string{}, Spans: readinessSpans}

@@ -58,6 +58,29 @@ func (e events) Readiness(_ context.Context, q api.ReadinessQuery) (out whatif.R
 	return s.Report(), err
 }
 
+func (e events) Review(_ context.Context, q api.ReviewQuery) (out whatif.ReviewReport, err error) {
+	inForce := e.gate.Rules()
+	walk, err := whatif.NewWalk(inForce.With(inForce.Policy, q.Mode, q.Tenant), func(s []policy.Source) (*policy.Set, error) { return policy.Compile(s, policy.Options{}) }, nil)
+	if err != nil {
+		return out, err
+	}
+	out, err = walk.Retrace(q.Answers, q.Limit, func(rules *gate.Rules) (*whatif.Review, error) {
+		s, err := whatif.NewReview(whatif.Options{Rules: rules, Tenant: q.Tenant, Since: q.Since, Until: q.Until, Tool: q.Tool, Agent: q.Agent})
+		if err != nil {
+			return nil, err
+		}
+		list, err := e.log.Read(0, 1000)
+		for _, entry := range list {
+			err = errors.Join(err, s.Add(entry.Record))
+		}
+		return s, err
+	})
+	for name, text := range walk.Texts() {
+		out.Patch += text.Patch(name)
+	}
+	return out, err
+}
+
 func (e events) Event(ctx context.Context, tenant, id string) ([]byte, error) {
 	v, err := e.Index.Event(ctx, tenant, id)
 	if err != nil {

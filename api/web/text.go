@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"html"
 	"html/template"
+	"maps"
 	"math"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,6 +24,13 @@ import (
 func claim(s string) template.HTML {
 	var b strings.Builder
 	b.WriteString(`<bdi class="claim">`)
+	visible(&b, s)
+	b.WriteString(`</bdi>`)
+	return template.HTML(b.String())
+}
+
+// visible writes text as HTML in which nothing acts and everything is seen.
+func visible(b *strings.Builder, s string) {
 	marks := 0
 	for i := 0; i < len(s); {
 		r, n := utf8.DecodeRuneInString(s[i:])
@@ -33,18 +41,16 @@ func claim(s string) template.HTML {
 		}
 		switch {
 		case r == utf8.RuneError && n == 1:
-			fmt.Fprintf(&b, `<span class="odd">\x%02X</span>`, s[i])
+			fmt.Fprintf(b, `<span class="odd">\x%02X</span>`, s[i])
 		case r == '\n':
 			b.WriteString(`<span class="odd">\n</span><wbr>`)
 		case hidden(r), marks > 3:
-			fmt.Fprintf(&b, `<span class="odd">U+%04X</span>`, r)
+			fmt.Fprintf(b, `<span class="odd">U+%04X</span>`, r)
 		default:
 			b.WriteString(html.EscapeString(s[i : i+n]))
 		}
 		i += n
 	}
-	b.WriteString(`</bdi>`)
-	return template.HTML(b.String())
 }
 
 // hidden says whether a character would change how others are read, or not be
@@ -242,12 +248,7 @@ func fields(args map[string]any) (out []field, more bool) {
 			return
 		}
 		if m, ok := v.(map[string]any); ok && len(m) > 0 {
-			names := make([]string, 0, len(m))
-			for k := range m {
-				names = append(names, k)
-			}
-			sort.Strings(names)
-			for _, k := range names {
+			for _, k := range sortedKeys(m) {
 				name := k
 				if prefix != "" {
 					name = prefix + "." + k
@@ -263,6 +264,8 @@ func fields(args map[string]any) (out []field, more bool) {
 	}
 	return out, more
 }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // brief is the first few arguments: amounts and the like stand at the top level.
 func brief(args map[string]any) []field {

@@ -141,6 +141,8 @@ func (d *Dashboard) table() []row {
 		{"POST", "/ui/keys", forAdmins, d.keyCreate},
 		{"POST", "/ui/keys/{id}/revoke", forAdmins, d.keyRevoke},
 		{"POST", "/ui/passports/revoke", forAdmins, d.passportRevoke},
+		{"GET", "/ui/review", forHumans, d.review},
+		{"GET", "/ui/review/patch", forHumans, d.reviewPatch},
 		{"GET", "/ui/readiness", forHumans, d.readiness},
 		{"GET", "/ui/modes/new", forAdmins, d.modeNew},
 		{"POST", "/ui/modes", forAdmins, d.modeSet},

@@ -3,9 +3,10 @@
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { chromium } from 'playwright-core'
+import { review } from './review.mjs'
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
-const { BASE, ADMIN, APPROVER } = process.env
+const { BASE, ADMIN, APPROVER, DIR } = process.env
 const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: flags })
 let findings = 0
@@ -25,19 +26,28 @@ async function visit(key, options) {
   return page
 }
 
-for (const [width, colorScheme] of [[1440, 'light'], [1440, 'dark'], [390, 'light'], [390, 'dark']]) {
-  const page = await visit(ADMIN, { viewport: { width, height: 844 }, colorScheme, bypassCSP: true })
-  for (const [path, row] of [['overview'], ['policies'], ['keys'], ['events'], ['events', true], ['approvals'], ['approvals', true], ['readiness?mode=strict'], ['modes/new?mode=strict&tool=stripe.*']]) {
+// look holds the page that is open to axe and to its width, and takes its picture.
+async function look(page, name) {
+  const { width, scheme } = await page.evaluate(() => ({ width: innerWidth, scheme: matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light' }))
+  await page.evaluate(axe)
+  const { violations } = await page.evaluate(() => window.axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'] }))
+  for (const v of violations) find(`${page.url()} ${width} ${scheme}: ${v.id}: ${v.nodes[0].html}`)
+  if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/${name.replace(/\W+/g, '_')}_${width}_${scheme}.png`, fullPage: true })
+  if (await page.evaluate(() => document.documentElement.scrollWidth > innerWidth)) find(`${page.url()} is wider than ${width}`)
+}
+const screens = [[1440, 'light'], [1440, 'dark'], [390, 'light'], [390, 'dark']].map(([width, colorScheme]) => ({ viewport: { width, height: 844 }, colorScheme, bypassCSP: true }))
+
+for (const screen of screens) {
+  const page = await visit(ADMIN, screen)
+  for (const [path, row] of [['overview'], ['policies'], ['keys'], ['events'], ['events', true], ['approvals'], ['approvals', true], ['review?last=24h'], ['readiness?mode=strict'], ['modes/new?mode=strict&tool=stripe.*']]) {
     await page.goto(BASE + '/ui/' + path)
     if (row) await Promise.all([page.waitForURL('**/ui/' + path + '/*'), page.click('a.row')])
-    await page.evaluate(axe)
-    const { violations } = await page.evaluate(() => window.axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'] }))
-    for (const v of violations) find(`${page.url()} ${width} ${colorScheme}: ${v.id}: ${v.nodes[0].html}`)
-    if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/${path.replace(/\W+/g, '_')}${row ? '_one' : ''}_${width}_${colorScheme}.png`, fullPage: true })
-    if (await page.evaluate(() => document.documentElement.scrollWidth > innerWidth)) find(`${page.url()} is wider than ${width}`)
+    await look(page, path + (row ? '_one' : ''))
   }
   await page.context().close()
 }
+const stage = { visit, find, look, screens, BASE, ADMIN, APPROVER, DIR }
+await review(stage)
 
 // One person approves on a phone without script; a second sees it vanish.
 const watcher = await visit(ADMIN, {})

@@ -1,0 +1,42 @@
+// The story of a review: what enforce would stop becomes a rule, its fixture and a
+// patch, without script; every answer is an address.
+import { writeFileSync } from 'node:fs'
+
+export async function review({ visit, find, look, screens, BASE, ADMIN, APPROVER, DIR }) {
+  const page = await visit(APPROVER, { javaScriptEnabled: false })
+  await page.goto(BASE + '/ui/review?last=24h')
+  const groups = await page.locator('.group').count()
+  if (groups < 2) find('there are ' + groups + ' groups to review')
+  if (!/would wait for a human/.test(await page.textContent('.group'))) find('the largest group does not come first')
+  await page.click('.group summary')
+  if (!/\/ui\/events\/ev_/.test(await page.getAttribute('.group .samples a', 'href'))) find('a sample leads nowhere')
+  await page.click('text=They are right: accept')
+  const said = await page.textContent('main')
+  if (!/The rule accepted_[0-9a-f]{8} goes above medium_refund_needs_approval/.test(said)) find('the drafted rule is not shown: ' + said)
+  if (!/args\.amount >= 9000 && args\.amount <= 9002/.test(said)) find('the rule does not bound the amount')
+  await page.click('.answered summary')
+  if (!/expect: \{ decision: allow/.test(await page.textContent('.answered'))) find('the fixture is not shown')
+  await page.click('text=Rightly stopped')
+  const download = page.waitForEvent('download')
+  await page.click('text=Download review.patch')
+  await (await download).saveAs(DIR + '/review.patch')
+  const address = page.url()
+
+  // The address is the whole state: somebody else sees the same, a step back takes
+  // an answer back, and a change of the period keeps the answers.
+  for (const screen of screens) {
+    const other = await visit(ADMIN, screen)
+    await other.goto(address)
+    for (const d of await other.locator('details').all()) await d.evaluate((e) => { e.open = true })
+    await look(other, 'review_answered')
+    await other.context().close()
+  }
+  await page.selectOption('.filters [name=last]', '72h')
+  await page.click('text=Judge the record')
+  if (!/groups? answered/.test(await page.textContent('main'))) find('another period loses the answers')
+  await page.click('.undo >> nth=0')
+  if (!/They are right: accept/.test(await page.textContent('main'))) find('an answer cannot be taken back')
+  await page.click('text=Begin again')
+  if (await page.locator('.group').count() !== groups) find('the review does not begin again')
+  await page.context().close()
+}
