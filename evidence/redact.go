@@ -37,8 +37,8 @@ const (
 // at names that look secret at any depth, are replaced by {"redacted":
 // "hmac:..."}, a hash keyed with key: equal values can be seen to be equal, and
 // nobody without the key can try values out. Long strings, deep nesting and many
-// members are cut, so that one call cannot fill the disk. args is not changed;
-// the copy shares no map or slice with it.
+// members are cut, so that one call cannot fill the disk. args is not changed: the
+// result is args itself where nothing is to be hidden or cut, else a copy.
 func Redact(args map[string]any, secret []string, key []byte) map[string]any {
 	if args == nil {
 		return nil
@@ -50,6 +50,9 @@ func Redact(args map[string]any, secret []string, key []byte) map[string]any {
 			r.secret[p] = true
 		}
 	}
+	if whole := r; whole.fine(args, "", 0) {
+		return args
+	}
 	return r.object(args, "", 0)
 }
 
@@ -58,6 +61,57 @@ type redactor struct {
 	secret map[string]bool
 	nodes  int // left
 	bytes  int // left
+}
+
+// fine says that object would change nothing, as for most calls. Near a bound it
+// may say no for one that would stay as it is.
+func (r *redactor) fine(m map[string]any, path string, depth int) bool {
+	if len(m) > maxArgMembers {
+		return false
+	}
+	for k, v := range m {
+		if r.bytes -= len(k); len(k) > maxArgKey {
+			return false
+		}
+		sub := k
+		if path != "" && r.secret != nil {
+			sub = path + "." + k
+		}
+		if r.secret[sub] || secretName(k) || (k == "number" && cardNumber(v)) || !r.fineValue(v, sub, depth+1) {
+			return false
+		}
+	}
+	return r.nodes > 0 && r.bytes > 0
+}
+
+func (r *redactor) fineValue(v any, path string, depth int) bool {
+	if r.nodes--; r.nodes <= 0 || r.bytes <= 0 {
+		return false
+	}
+	switch v := v.(type) {
+	case nil, bool, int64, int, uint64, float64:
+		r.bytes -= 8
+		return true
+	case json.Number:
+		r.bytes -= len(v)
+		return len(v) <= 64 && validNumber(string(v))
+	case string:
+		r.bytes -= len(v)
+		return len(v) <= maxArgText && !secretText(v)
+	case map[string]any:
+		return depth < maxArgDepth && r.fine(v, path, depth)
+	case []any:
+		if depth >= maxArgDepth || len(v) > maxArgMembers {
+			return false
+		}
+		for _, e := range v {
+			if !r.fineValue(e, path, depth+1) {
+				return false
+			}
+		}
+		return true
+	}
+	return false
 }
 
 func (r *redactor) object(m map[string]any, path string, depth int) map[string]any {
@@ -223,6 +277,8 @@ var (
 		"inputtokens": false, "outputtokens": false, "maxnewtokens": false, "budgettokens": false, "tokentype": false, "nextpagetoken": false, "pagetoken": false,
 		"nexttoken": false, "continuationtoken": false, "maxtokenstosample": false, "secretname": false, "secretid": false, "secretarn": false, "passwordresetrequired": false,
 	}
+	// secretParts each hold one of secretStems, which are looked for first.
+	secretStems = []string{"pass", "key", "token", "secret", "cred", "card"}
 	secretParts = []string{
 		"password", "passwd", "passphrase", "secret", "apikey", "accesskey", "privatekey", "signingkey", "encryptionkey", "credential",
 		"authtoken", "accesstoken", "refreshtoken", "idtoken", "sessiontoken", "securitytoken", "bearertoken", "csrftoken", "xsrftoken", "bottoken", "apitoken",
@@ -251,12 +307,19 @@ func secretName(name string) bool {
 	if is, ok := secretWhole[s]; ok {
 		return is
 	}
-	for _, p := range secretParts {
+	if !containsOne(s, secretStems) {
+		return false
+	}
+	return containsOne(s, secretParts) || strings.HasSuffix(s, "token")
+}
+
+func containsOne(s string, parts []string) bool {
+	for _, p := range parts {
 		if strings.Contains(s, p) {
 			return true
 		}
 	}
-	return strings.HasSuffix(s, "token")
+	return false
 }
 
 // secretText says whether a string is a credential by its own form, whatever its

@@ -126,15 +126,64 @@ func TestRedactBounds(t *testing.T) {
 	}
 }
 
-func TestRedactDoesNotShare(t *testing.T) {
-	in := map[string]any{"a": map[string]any{"b": []any{"c"}}}
-	got := Redact(in, nil, testKey)
-	if d := cmp.Diff(in, got); d != "" {
-		t.Error(d)
+// What needs nothing hidden is given as it is; that it needs nothing is what the
+// copy says too, at every bound and with every name and value that hides.
+func TestRedactAsItIsProperty(t *testing.T) {
+	leaf := rapid.OneOf(
+		rapid.SampledFrom([]any{
+			nil, true, 1.5, int64(7), json.Number("12"), json.Number("1" + strings.Repeat("0", 70)), json.Number("x"), uint64(1), struct{}{},
+			"sk_live_0123456789", "Bearer of good news", "4242424242424242", int64(4242424242424242),
+			strings.Repeat("a", maxArgText), strings.Repeat("a", maxArgText+1), strings.Repeat("b", 20_000),
+		}),
+		rapid.StringN(0, 8, -1).AsAny(),
+	)
+	name := rapid.OneOf(rapid.SampledFrom([]string{
+		"amount", "number", "card", "password", "api_key", "max_tokens", "my_token", "nested", "a.b", strings.Repeat("k", maxArgKey), strings.Repeat("k", maxArgKey+1),
+	}), rapid.StringN(0, 4, -1))
+	var value func(depth int) *rapid.Generator[any]
+	value = func(depth int) *rapid.Generator[any] {
+		if depth == 0 {
+			return leaf
+		}
+		return rapid.OneOf(leaf, rapid.SliceOfN(value(depth-1), 0, 5).AsAny(), rapid.MapOfN(name, value(depth-1), 0, 5).AsAny())
 	}
-	got["a"].(map[string]any)["b"].([]any)[0] = "changed"
-	if in["a"].(map[string]any)["b"].([]any)[0] != "c" {
-		t.Error("the copy shares with the original")
+	same, copied := 0, 0
+	rapid.Check(t, func(t *rapid.T) {
+		args := rapid.MapOfN(name, value(3), 0, 4).Draw(t, "args")
+		for range rapid.SampledFrom([]int{0, 0, 0, maxArgDepth - 4, maxArgDepth - 3, maxArgDepth - 2}).Draw(t, "deeper") {
+			args = map[string]any{"in": args}
+		}
+		if n := rapid.SampledFrom([]int{0, 0, 0, maxArgMembers - 4, maxArgMembers + 1}).Draw(t, "wide"); n > 0 {
+			wide := make([]any, n)
+			args["wide"] = wide
+		}
+		secret := rapid.SampledFrom([][]string{nil, {"amount"}, {"nested.amount"}, {"in.in.card"}}).Draw(t, "secret")
+		r := redactor{key: testKey, nodes: maxArgNodes, bytes: maxArgBytes, secret: map[string]bool{}}
+		for _, p := range secret {
+			r.secret[p] = true
+		}
+		slow := r
+		want, got := slow.object(args, "", 0), Redact(args, secret, testKey)
+		if d := cmp.Diff(want, got); d != "" {
+			t.Fatal(d)
+		}
+		if r.fine(args, "", 0) {
+			same++
+		} else {
+			copied++
+		}
+	})
+	if same == 0 || copied == 0 {
+		t.Errorf("%d as they were, %d copied: one side was not looked at", same, copied)
+	}
+}
+
+// Every part by which a name is secret has a stem, or it would never be found.
+func TestSecretStems(t *testing.T) {
+	for _, p := range secretParts {
+		if !secretName("x" + p + "y") {
+			t.Errorf("%q is not found in a name", p)
+		}
 	}
 }
 
