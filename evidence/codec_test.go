@@ -263,6 +263,16 @@ func TestArgsRoundTripProperty(t *testing.T) {
 		if _, err := Look(b); err != nil {
 			t.Fatalf("Look refuses what Encode wrote: %v: %s", err, b)
 		}
+		e.Kind = rapid.SampledFrom([]string{KindAction, KindApproval, KindSystem}).Draw(t, "kind")
+		if rapid.Bool().Draw(t, "completed") {
+			e.Outcome = &Outcome{State: rapid.SampledFrom([]string{StatePending, StateForwarded, StateRefused, ""}).Draw(t, "state"), Error: rapid.String().Draw(t, "error")}
+		}
+		sameSummary(t, e)
+		sameSummary(t, &OutcomeRecord{EventID: "ev_1", Outcome: Outcome{State: StateAmbiguous, Error: rapid.String().Draw(t, "error")}})
+		e.Kind, e.Outcome = KindAction, nil
+		if b, err = e.Encode(); err != nil {
+			t.Fatal(err)
+		}
 		got, _, err := DecodeRecord(b)
 		if err != nil {
 			t.Fatalf("%v: %s", err, b)
@@ -383,5 +393,18 @@ func BenchmarkDecode(b *testing.B) {
 		if _, _, err := DecodeRecord(r); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// sameSummary: what Record knows is what Look reads.
+func sameSummary(t *rapid.T, r interface{ Record() (Record, error) }) {
+	t.Helper()
+	rec, err := r.Record()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, err := ReadRecord(rec.Bytes())
+	if err != nil || read.Summary() != rec.Summary() {
+		t.Fatalf("%+v, read back as %+v (%v): %s", rec.Summary(), read.Summary(), err, rec.Bytes())
 	}
 }

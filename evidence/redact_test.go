@@ -131,7 +131,8 @@ func TestRedactBounds(t *testing.T) {
 func TestRedactAsItIsProperty(t *testing.T) {
 	leaf := rapid.OneOf(
 		rapid.SampledFrom([]any{
-			nil, true, 1.5, int64(7), json.Number("12"), json.Number("1" + strings.Repeat("0", 70)), json.Number("x"), uint64(1), struct{}{},
+			nil, true, 1.5, int64(7), json.Number("12"), json.Number("1" + strings.Repeat("0", 70)), json.Number("x"), uint64(1),
+			struct{}{},
 			"sk_live_0123456789", "Bearer of good news", "4242424242424242", int64(4242424242424242),
 			strings.Repeat("a", maxArgText), strings.Repeat("a", maxArgText+1), strings.Repeat("b", 20_000),
 		}),

@@ -20,6 +20,50 @@ func (s Summary) Open() bool {
 	return s.Kind == KindAction && s.State == StatePending
 }
 
+// Record is a record of the log in its canonical bytes, with its Summary. The zero
+// Record is none.
+type Record struct {
+	bytes []byte
+	sum   Summary
+}
+
+// Bytes are what is hashed, stored and verified. They must not be changed.
+func (r Record) Bytes() []byte { return r.bytes }
+
+// Summary is what Look finds in Bytes.
+func (r Record) Summary() Summary { return r.sum }
+
+// ReadRecord takes bytes that came from elsewhere; see Look for what it refuses.
+func ReadRecord(b []byte) (Record, error) {
+	sum, err := Look(b)
+	if err != nil {
+		return Record{}, err
+	}
+	return Record{bytes: b, sum: sum}, nil
+}
+
+// Record is Encode with the Summary, which then need not be read from the bytes.
+func (e *Event) Record() (Record, error) {
+	b, err := e.Encode()
+	if err != nil {
+		return Record{}, err
+	}
+	sum := Summary{Kind: e.Kind, ID: e.ID}
+	if e.Outcome != nil {
+		sum.State = e.Outcome.State
+	}
+	return Record{bytes: b, sum: sum}, nil
+}
+
+// Record is as for Event.
+func (o *OutcomeRecord) Record() (Record, error) {
+	b, err := o.Encode()
+	if err != nil {
+		return Record{}, err
+	}
+	return Record{bytes: b, sum: Summary{Kind: KindOutcome, EventID: o.EventID, State: o.Outcome.State}}, nil
+}
+
 // Look checks that b is one JSON object on one line, without control bytes, and
 // reads its Summary. It looks at top-level members only, so nothing that an agent
 // puts into args can pass for an outcome. It costs about a nanosecond a byte.

@@ -12,8 +12,10 @@ import (
 // nowhere takes records and forgets them.
 type nowhere struct{}
 
-func (nowhere) Append(context.Context, []byte) (evidence.Entry, error) { return evidence.Entry{}, nil }
-func (nowhere) Later([]byte) bool                                      { return true }
+func (nowhere) Append(context.Context, evidence.Record) (evidence.Entry, error) {
+	return evidence.Entry{}, nil
+}
+func (nowhere) Later(evidence.Record) bool { return true }
 
 // BenchmarkCheck is a call from the request to its outcome, without network and
 // disk: what the gate itself costs.

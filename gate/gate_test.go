@@ -25,18 +25,18 @@ type recorder struct {
 	err     error
 }
 
-func (r *recorder) Append(_ context.Context, b []byte) (evidence.Entry, error) {
+func (r *recorder) Append(_ context.Context, rec evidence.Record) (evidence.Entry, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.err != nil {
 		return evidence.Entry{}, r.err
 	}
-	r.records = append(r.records, append([]byte(nil), b...))
-	return evidence.Entry{Index: uint64(len(r.records) - 1), Record: b}, nil
+	r.records = append(r.records, append([]byte(nil), rec.Bytes()...))
+	return evidence.Entry{Index: uint64(len(r.records) - 1), Record: rec.Bytes()}, nil
 }
 
-func (r *recorder) Later(b []byte) bool {
-	_, err := r.Append(context.Background(), b)
+func (r *recorder) Later(rec evidence.Record) bool {
+	_, err := r.Append(context.Background(), rec)
 	return err == nil
 }
 

@@ -22,16 +22,16 @@ const settleTimeout = 5 * time.Second
 // record makes an event durable. It does not end with the caller's context: a
 // client that goes away must not take the evidence with it.
 func (g *Gate) record(ctx context.Context, e *evidence.Event) error {
-	b, err := e.Encode()
-	if err == nil && len(b) > maxRecord {
+	r, err := e.Record()
+	if err == nil && len(r.Bytes()) > maxRecord {
 		// However large an agent makes its call, there is a record of it.
 		slim := *e
 		slim.Args, slim.Notes, slim.Data = nil, nil, nil
 		slim.Flags = append(slices.Clone(e.Flags), FlagCut)
-		b, err = slim.Encode()
+		r, err = slim.Record()
 	}
 	if err == nil {
-		_, err = g.recorder.Append(context.WithoutCancel(ctx), b)
+		_, err = g.recorder.Append(context.WithoutCancel(ctx), r)
 	}
 	if err != nil {
 		err = fmt.Errorf("record event %s: %w", e.ID, err)
@@ -43,9 +43,9 @@ func (g *Gate) record(ctx context.Context, e *evidence.Event) error {
 
 // recordOutcome completes an event, durably.
 func (g *Gate) recordOutcome(ctx context.Context, eventID string, o evidence.Outcome) error {
-	b, err := g.outcomeBytes(eventID, o)
+	r, err := g.outcomeRecord(eventID, o)
 	if err == nil {
-		_, err = g.recorder.Append(context.WithoutCancel(ctx), b)
+		_, err = g.recorder.Append(context.WithoutCancel(ctx), r)
 	}
 	if err != nil {
 		err = fmt.Errorf("record outcome of %s: %w", eventID, err)
@@ -55,12 +55,12 @@ func (g *Gate) recordOutcome(ctx context.Context, eventID string, o evidence.Out
 	return err
 }
 
-func (g *Gate) outcomeBytes(eventID string, o evidence.Outcome) ([]byte, error) {
+func (g *Gate) outcomeRecord(eventID string, o evidence.Outcome) (evidence.Record, error) {
 	rec := evidence.OutcomeRecord{
 		Kind: evidence.KindOutcome, EventID: eventID,
 		Time: evidence.Time{Time: g.now()}, Outcome: o,
 	}
-	return rec.Encode()
+	return rec.Record()
 }
 
 // Done reports the outcome, once; later calls do nothing. It does not wait for
@@ -85,10 +85,10 @@ func (p *Permit) Done(o Outcome) {
 	if !p.recorded {
 		return
 	}
-	b, err := g.outcomeBytes(p.decision.EvidenceEventID, evidence.Outcome{
+	r, err := g.outcomeRecord(p.decision.EvidenceEventID, evidence.Outcome{
 		State: o.State, Status: o.Status, Bytes: o.Bytes, DurationMS: g.since(p.started), Error: clipTo(o.Error, 512),
 	})
-	if err != nil || !g.recorder.Later(b) {
+	if err != nil || !g.recorder.Later(r) {
 		g.Fault("evidence", fmt.Errorf("queue outcome of %s: dropped (%v)", p.decision.EvidenceEventID, err))
 	}
 }

@@ -226,7 +226,7 @@ type Store interface {
 // Recorder is the evidence log as the gate needs it.
 type Recorder interface {
 	// Append is durable when it returns nil; see ledger.Log.
-	Append(ctx context.Context, record []byte) (evidence.Entry, error)
+	Append(ctx context.Context, record evidence.Record) (evidence.Entry, error)
 	// Later queues without waiting.
-	Later(record []byte) bool
+	Later(record evidence.Record) bool
 }

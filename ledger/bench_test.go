@@ -59,7 +59,7 @@ func BenchmarkAppend(b *testing.B) {
 			} else {
 				b.RunParallel(func(pb *testing.PB) {
 					for pb.Next() {
-						if _, err := l.Append(context.Background(), rec); err != nil {
+						if _, err := l.Append(context.Background(), asRecord(rec)); err != nil {
 							b.Error(err)
 							return
 						}
@@ -80,7 +80,7 @@ func BenchmarkLater(b *testing.B) {
 	rec := outcome("ev_0190c7a2-7b1e-7c3e-9d10-2b8a5b6f0001")
 	start := cpu()
 	for b.Loop() {
-		for !l.Later(rec) {
+		for !l.Later(asRecord(rec)) {
 			if err := l.Flush(context.Background()); err != nil {
 				b.Fatal(err)
 			}
@@ -154,7 +154,7 @@ func fill(b *testing.B, dir string, n int) {
 		if i%2 == 1 {
 			rec = o
 		}
-		for !l.Later(rec) {
+		for !l.Later(asRecord(rec)) {
 			if err := l.Flush(context.Background()); err != nil {
 				b.Fatal(err)
 			}

@@ -50,7 +50,7 @@ func TestCompanyArrives(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {
-				if _, err := l.Append(context.Background(), []byte(`{"kind":"system","id":"ev_1"}`)); err != nil {
+				if _, err := l.Append(context.Background(), asRecord([]byte(`{"kind":"system","id":"ev_1"}`))); err != nil {
 					t.Error(err)
 				}
 			})

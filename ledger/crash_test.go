@@ -33,8 +33,8 @@ func build(t *testing.T, dir string, async bool) (m *memFS, good int) {
 	}
 	seg := m.segments()[0]
 	good = len(m.content(seg))
-	l.Later(outcome("ev_0"))
-	l.Later(action("ev_3"))
+	l.Later(asRecord(outcome("ev_0")))
+	l.Later(asRecord(action("ev_3")))
 	if err := l.Flush(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -214,9 +214,9 @@ func TestFlipEveryByte(t *testing.T) {
 	for i := range 3 {
 		mustAppend(t, l, action(fmt.Sprintf("ev_%d", i)))
 	}
-	l.Later(action("ev_3"))
-	l.Later(outcome("ev_3"))
-	l.Later(action("ev_4"))
+	l.Later(asRecord(action("ev_3")))
+	l.Later(asRecord(outcome("ev_3")))
+	l.Later(asRecord(action("ev_4")))
 	if err := l.Flush(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -360,7 +360,7 @@ func TestReadAndVerifyWhileWriting(t *testing.T) {
 	for g := range 8 {
 		wg.Go(func() {
 			for i := range 60 {
-				if _, err := l.Append(context.Background(), action(fmt.Sprintf("ev_%d_%d", g, i))); err != nil {
+				if _, err := l.Append(context.Background(), asRecord(action(fmt.Sprintf("ev_%d_%d", g, i)))); err != nil {
 					t.Error(err)
 				}
 			}
@@ -423,7 +423,7 @@ func child(dir string) {
 		go func() {
 			for i := 0; ; i++ {
 				id := fmt.Sprintf("ev_%d_%d_%d", os.Getpid(), g, i)
-				e, err := l.Append(context.Background(), action(id))
+				e, err := l.Append(context.Background(), asRecord(action(id)))
 				mu.Lock()
 				if err != nil {
 					fmt.Println("error", err)
@@ -432,7 +432,7 @@ func child(dir string) {
 				}
 				mu.Unlock()
 				if i%3 == 0 {
-					l.Later(outcome(id))
+					l.Later(asRecord(outcome(id)))
 				}
 			}
 		}()
@@ -499,7 +499,7 @@ func TestKillNine(t *testing.T) {
 			if !openIDs[id] {
 				t.Errorf("%s is not unfinished", id)
 			}
-			if !l.Later(outcome(id)) {
+			if !l.Later(asRecord(outcome(id))) {
 				t.Fatal("refused")
 			}
 		}

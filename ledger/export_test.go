@@ -27,7 +27,7 @@ func twoTenants(t *testing.T) *Log {
 		t.Helper()
 		b, err := r.Encode()
 		if err == nil {
-			_, err = l.Append(t.Context(), b)
+			_, err = l.Append(t.Context(), asRecord(b))
 		}
 		if err != nil {
 			t.Fatal(err)

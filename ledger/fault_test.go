@@ -39,7 +39,7 @@ func TestWriteFaults(t *testing.T) {
 			l := open(t, dir, Options{fs: m})
 			mustAppend(t, l, action("ev_0"))
 			c.inject(m)
-			_, err := l.Append(context.Background(), action("ev_lost"))
+			_, err := l.Append(context.Background(), asRecord(action("ev_lost")))
 			if !errors.Is(err, c.want) {
 				t.Fatalf("error %v, want %v", err, c.want)
 			}
@@ -51,7 +51,7 @@ func TestWriteFaults(t *testing.T) {
 			}
 			// It recovers by itself. Where the cut fails again, so does the Append.
 			for i := 0; ; i++ {
-				_, err := l.Append(context.Background(), action("ev_1"))
+				_, err := l.Append(context.Background(), asRecord(action("ev_1")))
 				if err == nil {
 					break
 				}
@@ -119,7 +119,7 @@ func TestFsyncTearsTheSharedPage(t *testing.T) {
 	m.mu.Lock()
 	m.failSyncTear = 1
 	m.mu.Unlock()
-	if _, err := l.Append(context.Background(), action("ev_x")); !errors.Is(err, syscall.EIO) {
+	if _, err := l.Append(context.Background(), asRecord(action("ev_x"))); !errors.Is(err, syscall.EIO) {
 		t.Fatal(err)
 	}
 	l.opt.SegmentBytes = 1 // the writer is idle: the next batch begins a segment
@@ -163,7 +163,7 @@ func TestLaterOutlivesAFullDisk(t *testing.T) {
 	m.failWrites = 1 << 30
 	m.mu.Unlock()
 	for i := range 10 {
-		if !l.Later(outcome(fmt.Sprintf("ev_%d", i))) {
+		if !l.Later(asRecord(outcome(fmt.Sprintf("ev_%d", i)))) {
 			t.Fatal("refused")
 		}
 	}
@@ -212,7 +212,7 @@ func TestErrClearsWithoutTraffic(t *testing.T) {
 			m.mu.Lock()
 			inject(m)
 			m.mu.Unlock()
-			if _, err := l.Append(context.Background(), action("ev_x")); err == nil || l.Err() == nil {
+			if _, err := l.Append(context.Background(), asRecord(action("ev_x"))); err == nil || l.Err() == nil {
 				t.Fatal("no error")
 			}
 			for deadline := time.Now().Add(10 * time.Second); l.Err() != nil; time.Sleep(20 * time.Millisecond) {
@@ -241,7 +241,7 @@ func TestLaterIsBounded(t *testing.T) {
 	m.failWrites = 1 << 30
 	m.mu.Unlock()
 	rec, n := outcome("ev_0"), 0
-	for l.Later(rec) {
+	for l.Later(asRecord(rec)) {
 		if n++; n > maxLater {
 			t.Fatal("no bound")
 		}
@@ -261,7 +261,7 @@ func TestRollFault(t *testing.T) {
 	m.mu.Lock()
 	m.failCreate = 1
 	m.mu.Unlock()
-	if _, err := l.Append(context.Background(), action("ev_x")); !errors.Is(err, syscall.ENOSPC) {
+	if _, err := l.Append(context.Background(), asRecord(action("ev_x"))); !errors.Is(err, syscall.ENOSPC) {
 		t.Fatal(err)
 	}
 	mustAppend(t, l, action("ev_1"))
@@ -269,7 +269,7 @@ func TestRollFault(t *testing.T) {
 	m.mu.Lock()
 	m.failWrite = 50
 	m.mu.Unlock()
-	if _, err := l.Append(context.Background(), action("ev_y")); !errors.Is(err, syscall.ENOSPC) {
+	if _, err := l.Append(context.Background(), asRecord(action("ev_y"))); !errors.Is(err, syscall.ENOSPC) {
 		t.Fatal(err)
 	}
 	mustAppend(t, l, action("ev_2"))
@@ -314,7 +314,7 @@ func TestFaultsUnderLoad(t *testing.T) {
 		wg.Go(func() {
 			for i := range 25 {
 				id := fmt.Sprintf("ev_%d_%d", g, i)
-				e, err := l.Append(context.Background(), action(id))
+				e, err := l.Append(context.Background(), asRecord(action(id)))
 				mu.Lock()
 				if err == nil {
 					acked[id] = e.Index
@@ -370,7 +370,7 @@ func TestWithdraw(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Duration(g)*5*time.Microsecond)
 			defer cancel()
 			id := fmt.Sprintf("ev_%d", g)
-			if _, err := l.Append(ctx, action(id)); err == nil {
+			if _, err := l.Append(ctx, asRecord(action(id))); err == nil {
 				mu.Lock()
 				acked[id] = true
 				mu.Unlock()

@@ -183,7 +183,7 @@ func Open(dir string, opt Options) (*Log, error) {
 // When ctx ends while the record still waits for its batch, it is withdrawn;
 // once its batch is being written, Append waits for what becomes of it. The record
 // must not be changed before Append returns.
-func (l *Log) Append(ctx context.Context, record []byte) (evidence.Entry, error) {
+func (l *Log) Append(ctx context.Context, record evidence.Record) (evidence.Entry, error) {
 	it, err := newItem(record)
 	if err != nil {
 		return evidence.Entry{}, err
@@ -219,7 +219,7 @@ func (l *Log) Append(ctx context.Context, record []byte) (evidence.Entry, error)
 	if b.err != nil {
 		return evidence.Entry{}, b.err
 	}
-	return evidence.Entry{Index: b.items[pos].index, LeafHash: it.leaf.String(), Record: record}, nil
+	return evidence.Entry{Index: b.items[pos].index, LeafHash: it.leaf.String(), Record: it.record}, nil
 }
 
 // Later queues a record for the next batch without waiting. It is for outcomes:
@@ -228,14 +228,14 @@ func (l *Log) Append(ctx context.Context, record []byte) (evidence.Entry, error)
 // recovers; false when the bound is reached and the record was dropped, when it
 // is not a record, and after Close. Records of Later stand in the log in the
 // order in which they were queued. The record must not be changed afterwards.
-func (l *Log) Later(record []byte) bool {
+func (l *Log) Later(record evidence.Record) bool {
 	it, err := newItem(record)
 	if err != nil {
 		return false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closing || len(l.later) >= maxLater || l.laterBytes+len(record) > maxLaterBytes {
+	if l.closing || len(l.later) >= maxLater || l.laterBytes+len(it.record) > maxLaterBytes {
 		return false
 	}
 	if len(l.later) == 0 {
@@ -243,7 +243,7 @@ func (l *Log) Later(record []byte) bool {
 		defer l.signal()
 	}
 	l.later = append(l.later, it)
-	l.laterBytes += len(record)
+	l.laterBytes += len(it.record)
 	l.laterSeq++
 	return true
 }

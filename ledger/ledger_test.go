@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -45,7 +46,7 @@ func open(t testing.TB, dir string, opt Options) *Log {
 
 func mustAppend(t testing.TB, l *Log, rec []byte) evidence.Entry {
 	t.Helper()
-	e, err := l.Append(context.Background(), rec)
+	e, err := l.Append(context.Background(), asRecord(rec))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +126,7 @@ func TestAppendTogether(t *testing.T) {
 		wg.Go(func() {
 			for i := range 20 {
 				id := fmt.Sprintf("ev_%d_%d", g, i)
-				e, err := l.Append(context.Background(), action(id))
+				e, err := l.Append(context.Background(), asRecord(action(id)))
 				if err != nil {
 					t.Error(err)
 					return
@@ -136,7 +137,7 @@ func TestAppendTogether(t *testing.T) {
 				}
 				seen[e.Index] = string(action(id))
 				mu.Unlock()
-				if !l.Later(outcome(id)) {
+				if !l.Later(asRecord(outcome(id))) {
 					t.Error("Later refused")
 				}
 			}
@@ -159,7 +160,7 @@ func TestAppendTogether(t *testing.T) {
 func TestLaterIsPrompt(t *testing.T) {
 	l := open(t, t.TempDir(), Options{})
 	start := time.Now()
-	if !l.Later(outcome("ev_1")) {
+	if !l.Later(asRecord(outcome("ev_1"))) {
 		t.Fatal("refused")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -174,29 +175,29 @@ func TestAppendRefuses(t *testing.T) {
 	l := open(t, t.TempDir(), Options{})
 	ctx := context.Background()
 	for _, bad := range []string{"", "{}", "x", "{\"kind\":\"a\"}\n", `{"kind":"a"}{"kind":"b"}`} {
-		if _, err := l.Append(ctx, []byte(bad)); err == nil {
+		if _, err := l.Append(ctx, asRecord([]byte(bad))); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
-		if l.Later([]byte(bad)) {
+		if l.Later(asRecord([]byte(bad))) {
 			t.Errorf("%q was queued", bad)
 		}
 	}
-	if _, err := l.Append(ctx, make([]byte, MaxRecord+1)); !errors.Is(err, ErrTooLarge) {
+	if _, err := l.Append(ctx, asRecord([]byte(`{"kind":"system","message":"`+strings.Repeat("x", MaxRecord)+`"}`))); !errors.Is(err, ErrTooLarge) {
 		t.Error(err)
 	}
 	done, cancel := context.WithCancel(ctx)
 	cancel()
-	if _, err := l.Append(done, action("ev_1")); !errors.Is(err, context.Canceled) {
+	if _, err := l.Append(done, asRecord(action("ev_1"))); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	if l.Size() != 0 {
 		t.Errorf("size %d", l.Size())
 	}
 	closeLog(t, l)
-	if _, err := l.Append(ctx, action("ev_1")); !errors.Is(err, ErrClosed) {
+	if _, err := l.Append(ctx, asRecord(action("ev_1"))); !errors.Is(err, ErrClosed) {
 		t.Error(err)
 	}
-	if l.Later(action("ev_1")) {
+	if l.Later(asRecord(action("ev_1"))) {
 		t.Error("queued after Close")
 	}
 	if err := l.Flush(ctx); !errors.Is(err, ErrClosed) {
@@ -215,4 +216,10 @@ func TestOneWriter(t *testing.T) {
 	}
 	closeLog(t, l)
 	open(t, dir, Options{})
+}
+
+// asRecord takes bytes as they come; what is no record gives none.
+func asRecord(b []byte) evidence.Record {
+	r, _ := evidence.ReadRecord(b)
+	return r
 }

@@ -92,7 +92,7 @@ func TestModel(t *testing.T) {
 			"append": func(t *rapid.T) {
 				rec := m.record()
 				m.settle(t, false)
-				e, err := m.l.Append(context.Background(), rec)
+				e, err := m.l.Append(context.Background(), asRecord(rec))
 				if err != nil {
 					m.doubt = append(m.doubt, rec)
 					return
@@ -110,7 +110,7 @@ func TestModel(t *testing.T) {
 			},
 			"later": func(t *rapid.T) {
 				rec := m.record()
-				if !m.l.Later(rec) {
+				if !m.l.Later(asRecord(rec)) {
 					t.Fatal("refused")
 				}
 				m.queue = append(m.queue, rec)
@@ -184,7 +184,7 @@ func TestAsyncPowerCut(t *testing.T) {
 		var durable int
 		for range rapid.IntRange(1, 12).Draw(t, "appends") {
 			rec := m.record()
-			if _, err := m.l.Append(context.Background(), rec); err != nil {
+			if _, err := m.l.Append(context.Background(), asRecord(rec)); err != nil {
 				t.Fatal(err)
 			}
 			m.log = append(m.log, rec)
@@ -211,7 +211,7 @@ func TestAsyncPowerCut(t *testing.T) {
 		if rep, err := verifyDir(m.fs, m.dir); err != nil || rep.Fault != nil {
 			t.Fatal(rep.Fault, err)
 		}
-		if _, err := m.l.Append(context.Background(), m.record()); err != nil {
+		if _, err := m.l.Append(context.Background(), asRecord(m.record())); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -35,7 +35,7 @@ func TestProofs(t *testing.T) {
 	var olds []old
 	fill := func(n int) {
 		for range n {
-			l.Later(action(fmt.Sprintf("ev_%d", l.Size())))
+			l.Later(asRecord(action(fmt.Sprintf("ev_%d", l.Size()))))
 			if err := l.Flush(context.Background()); err != nil {
 				t.Fatal(err)
 			}
@@ -133,7 +133,7 @@ func TestExport(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, Options{SegmentBytes: 4096})
 	for i := range 40 {
-		l.Later(action(fmt.Sprintf("ev_%d", i)))
+		l.Later(asRecord(action(fmt.Sprintf("ev_%d", i))))
 	}
 	if err := l.Flush(context.Background()); err != nil {
 		t.Fatal(err)

@@ -21,16 +21,18 @@ type item struct {
 	index  uint64 // set by the writer
 }
 
-func newItem(record []byte) (item, error) {
-	if len(record) > MaxRecord {
+func newItem(r evidence.Record) (item, error) {
+	record := r.Bytes()
+	switch {
+	case len(record) > MaxRecord:
 		return item{}, ErrTooLarge
+	case len(record) == 0:
+		return item{}, errNoRecord
 	}
-	sum, err := evidence.Look(record)
-	if err != nil {
-		return item{}, fmt.Errorf("ledger: append: %w", err)
-	}
-	return item{record: record, leaf: evidence.LeafHash(record), sum: sum}, nil
+	return item{record: record, leaf: evidence.LeafHash(record), sum: r.Summary()}, nil
 }
+
+var errNoRecord = errors.New("ledger: append: an empty record")
 
 // batch is what is written and synced together. Its fields belong to whoever
 // holds Log.mu until taken is set, then to the writer, and after done is closed

@@ -83,15 +83,15 @@ type trail struct {
 	records [][]byte
 }
 
-func (l *trail) Append(_ context.Context, b []byte) (evidence.Entry, error) {
+func (l *trail) Append(_ context.Context, r evidence.Record) (evidence.Entry, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.records = append(l.records, b)
-	return evidence.Entry{Index: uint64(len(l.records) - 1), Record: b}, nil
+	l.records = append(l.records, r.Bytes())
+	return evidence.Entry{Index: uint64(len(l.records) - 1), Record: r.Bytes()}, nil
 }
 
-func (l *trail) Later(b []byte) bool {
-	_, _ = l.Append(context.Background(), b)
+func (l *trail) Later(r evidence.Record) bool {
+	_, _ = l.Append(context.Background(), r)
 	return true
 }
 

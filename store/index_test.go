@@ -94,6 +94,17 @@ func encode(t testing.TB, r interface{ Encode() ([]byte, error) }) []byte {
 	return b
 }
 
+func record(t testing.TB, r interface {
+	Record() (evidence.Record, error)
+}) evidence.Record {
+	t.Helper()
+	rec, err := r.Record()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rec
+}
+
 var indexStart = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func action(i int, change ...func(*evidence.Event)) *evidence.Event {
@@ -174,7 +185,7 @@ func TestIndexFollowsTheLedger(t *testing.T) {
 
 	ctx := context.Background()
 	e := action(1)
-	entry, err := log.Append(ctx, encode(t, e))
+	entry, err := log.Append(ctx, record(t, e))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +201,7 @@ func TestIndexFollowsTheLedger(t *testing.T) {
 
 	// The outcome comes in a later batch, and a later outcome wins.
 	for _, o := range []*evidence.OutcomeRecord{outcomeOf(1, evidence.StateAmbiguous, 0), outcomeOf(1, evidence.StateForwarded, 200)} {
-		if _, err := log.Append(ctx, encode(t, o)); err != nil {
+		if _, err := log.Append(ctx, record(t, o)); err != nil {
 			t.Fatal(err)
 		}
 		catchUp(t, ix, log.Size())
@@ -228,7 +239,7 @@ func TestIndexFollowsTheLedger(t *testing.T) {
 		t.Errorf("position %d after reopening, the log has %d", ix.Position(), log.Size())
 	}
 	follow(t, ix, log)
-	if _, err := log.Append(ctx, encode(t, action(2))); err != nil {
+	if _, err := log.Append(ctx, record(t, action(2))); err != nil {
 		t.Fatal(err)
 	}
 	catchUp(t, ix, log.Size())

@@ -93,13 +93,13 @@ func rulesFor(t testing.TB, text, mode string) *gate.Rules {
 // recorder keeps the records of a gate.
 type recorder struct{ records [][]byte }
 
-func (r *recorder) Append(_ context.Context, b []byte) (evidence.Entry, error) {
-	r.records = append(r.records, bytes.Clone(b))
+func (r *recorder) Append(_ context.Context, rec evidence.Record) (evidence.Entry, error) {
+	r.records = append(r.records, bytes.Clone(rec.Bytes()))
 	return evidence.Entry{}, nil
 }
 
-func (r *recorder) Later(b []byte) bool {
-	_, _ = r.Append(context.Background(), b)
+func (r *recorder) Later(rec evidence.Record) bool {
+	_, _ = r.Append(context.Background(), rec)
 	return true
 }
 

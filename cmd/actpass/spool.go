@@ -27,7 +27,7 @@ import (
 // id: never less than once.
 type spool struct{ dir string }
 
-func (s spool) Append(_ context.Context, record []byte) (evidence.Entry, error) {
+func (s spool) Append(_ context.Context, record evidence.Record) (evidence.Entry, error) {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return evidence.Entry{}, fmt.Errorf("spool evidence: %w", err)
 	}
@@ -36,17 +36,17 @@ func (s spool) Append(_ context.Context, record []byte) (evidence.Entry, error) 
 	if err != nil {
 		return evidence.Entry{}, fmt.Errorf("spool evidence: %w", err)
 	}
-	_, err = f.Write(record)
+	_, err = f.Write(record.Bytes())
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
 		err = os.Rename(name+".part", name+".json")
 	}
 	if err != nil {
 		return evidence.Entry{}, fmt.Errorf("spool evidence: %w", err)
 	}
-	return evidence.Entry{Record: record}, nil
+	return evidence.Entry{Record: record.Bytes()}, nil
 }
 
-func (s spool) Later(record []byte) bool {
+func (s spool) Later(record evidence.Record) bool {
 	_, err := s.Append(context.Background(), record)
 	return err == nil
 }
@@ -58,7 +58,11 @@ func (p *program) importSpool(ctx context.Context) error {
 	}
 	sort.Strings(names)
 	for _, name := range names {
-		record, err := os.ReadFile(name)
+		b, err := os.ReadFile(name)
+		var record evidence.Record
+		if err == nil {
+			record, err = evidence.ReadRecord(b)
+		}
 		if err == nil {
 			_, err = p.trail.Append(ctx, record)
 		}
