@@ -56,6 +56,7 @@ func TestCeiling(t *testing.T) {
 		"a higher risk":       func(n *gate.NewPassport) { n.RiskTier = "critical" },
 		"any risk":            func(n *gate.NewPassport) { n.RiskTier = "" },
 		"another agent":       func(n *gate.NewPassport) { n.AgentID = "other" },
+		"another audience":    func(n *gate.NewPassport) { n.Audience = "elsewhere" },
 		"an agent named star": func(n *gate.NewPassport) { n.AgentID = "*" },
 	} {
 		n := within()
@@ -68,6 +69,11 @@ func TestCeiling(t *testing.T) {
 		}
 	}
 	n := within()
+	n.Audience = "actpass"
+	if _, err := f.IssuePassport(t.Context(), bound, n); err != nil {
+		t.Errorf("its own audience by name: %v", err)
+	}
+	n = within()
 	n.AgentID = "other"
 	if _, err := f.IssuePassport(t.Context(), unbound, n); err != nil {
 		t.Errorf("a key bound to no agent: %v", err)

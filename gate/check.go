@@ -33,6 +33,7 @@ type call struct {
 	reservation string
 
 	claims      *passport.Claims // of a passport that is good so far
+	token       string           // that they are from
 	passportErr error            // what is wrong with the one presented
 	approval    string           // id of the approval whose passport satisfies the rule
 	asked       string           // hash of the rule that asks for one
@@ -282,7 +283,7 @@ func (g *Gate) permit(ctx context.Context, c *call) (*Permit, *Refusal) {
 	c.out.Counted = c.claimed != "" || c.reservation != ""
 	p := &Permit{
 		gate: g, out: c.out, decision: c.event.Decision, started: c.started, tenant: c.Identity.TenantID,
-		recorded: recorded, reservation: c.reservation, passport: c.claimed, approval: c.approval, grant: c.grant,
+		recorded: recorded, reservation: c.reservation, passport: c.claimed, approval: c.approval, grant: c.grant, mapped: c.match.Rule != nil,
 	}
 	if p.decision.Enforcement == enforceWarn {
 		p.warning = warningText(&c.verdict, &p.decision)

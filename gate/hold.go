@@ -334,6 +334,13 @@ func (g *Gate) useApproval(ctx context.Context, c *call, a Approval) (*Permit, *
 	if c.claims != nil && !g.now().Before(c.claims.ExpiresAt.Add(passport.Leeway)) {
 		return nil, g.refuseApproval(ctx, c, a, 403, passport.ReasonExpired, "the passport expired while the call waited; call again with a new one", true)
 	}
+	if c.claims != nil {
+		// Its key may have been dropped meanwhile. Use and revocation are claim's.
+		var e *passport.Error
+		if _, err := g.verify(c.token, ""); errors.As(err, &e) {
+			return nil, g.refuseApproval(ctx, c, a, 403, e.Code, "the passport is not valid any more: "+e.Detail, true)
+		}
+	}
 	if ref := g.reserveApproved(ctx, c, a, again.policy); ref != nil {
 		return nil, ref
 	}
@@ -366,7 +373,7 @@ func (g *Gate) useApproval(ctx context.Context, c *call, a Approval) (*Permit, *
 	}
 	return &Permit{
 		gate: g, out: c.out, decision: c.event.Decision, started: c.started, tenant: c.Identity.TenantID,
-		recorded: true, reservation: c.reservation, passport: c.claimed, approval: a.ID, rpcID: c.rpcID(),
+		recorded: true, reservation: c.reservation, passport: c.claimed, approval: a.ID, rpcID: c.rpcID(), mapped: c.match.Rule != nil,
 	}, nil
 }
 

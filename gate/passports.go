@@ -123,6 +123,7 @@ func (g *Gate) present(ctx context.Context, c *call) {
 		c.passportErr = err
 		return
 	}
+	c.token = c.Passport
 	c.bear(claims)
 }
 
@@ -152,6 +153,7 @@ func (g *Gate) offer(ctx context.Context, c *call) {
 		was := *c.Request
 		c.bear(claims)
 		if err = c.permitted(c.requestHash()); err == nil {
+			c.token = a.Mounted
 			return
 		}
 		*c.Request, c.claims = was, nil
@@ -403,6 +405,9 @@ func (g *Gate) IssuePassport(ctx context.Context, actor Identity, n NewPassport)
 	}
 	if err := mayIssue(actor, &n); err != nil {
 		return Issued{}, err
+	}
+	if a := g.authority.Load(); actor.Role != RoleAdmin && n.Audience != "" && (a == nil || n.Audience != a.Audience) {
+		return Issued{}, fmt.Errorf("issue a passport: %w: the ceiling is for this sidecar, and the passport would be for the audience %q", ErrNotAllowed, clip(n.Audience))
 	}
 	return g.issue(ctx, actor, n, newID("ap_"))
 }

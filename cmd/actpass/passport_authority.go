@@ -139,6 +139,11 @@ func (p *program) readMounted(cfg *config.Config) bool {
 }
 
 func readToken(path string) (string, error) {
+	// Who can write where it is mounted must not stop the sidecar with a pipe that
+	// nobody writes to.
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is no regular file", path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
