@@ -195,11 +195,9 @@ func (s *server) getApproval(w http.ResponseWriter, r *http.Request, id gate.Ide
 	if err != nil {
 		return err
 	}
-	var wait time.Duration
-	if text, given := q["wait"]; given {
-		if wait, err = time.ParseDuration(text); err != nil || wait < 0 || wait > MaxWait {
-			return invalid("wait", "must be a duration with its unit, up to "+MaxWait.String()+", as in 30s")
-		}
+	wait, err := q.wait()
+	if err != nil {
+		return err
 	}
 	// Look first and wait then, so that a key learns nothing of another agent's
 	// approval, not even by how long the answer takes.

@@ -109,7 +109,7 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		}
 		e = &Error{Status: http.StatusInternalServerError, Code: "internal", Message: "the sidecar failed at this call; its log says why under request id " + note(r).requestID, cause: err}
 	}
-	if e.Status >= 500 {
+	if e.Status >= 500 && e.Code != ReadingCode {
 		s.Logger.Error("api call failed", zap.String("request_id", note(r).requestID), zap.String("path", r.URL.Path), zap.String("code", e.Code), zap.NamedError("cause", e.cause))
 		if e.Code == "internal" {
 			s.Gate.Fault("api", err) // what the store and the log could not do, the gate has counted

@@ -84,6 +84,16 @@ func (q query) between() (since, until time.Time, err error) {
 	return since, until, nil
 }
 
+// wait is how long the caller has time, 0 when absent.
+func (q query) wait() (wait time.Duration, err error) {
+	if text, given := q["wait"]; given {
+		if wait, err = time.ParseDuration(text); err != nil || wait < 0 || wait > MaxWait {
+			return 0, invalid("wait", "must be a duration with its unit, up to "+MaxWait.String()+", as in 30s")
+		}
+	}
+	return wait, nil
+}
+
 // oneOf is a parameter with a fixed set of values.
 func (q query) oneOf(name string, values ...string) (string, error) {
 	v, given := q[name]

@@ -23,9 +23,26 @@ type ReadinessQuery struct {
 	Tool, Agent string
 	MinDays     int // 0: whatif's own
 	MaxHolds    int
-	Limit       int // of rows
-	Skip        int // rows before the first that is shown
+	Limit       int           // of rows
+	Skip        int           // rows before the first that is shown
+	Wait        time.Duration // how long the record may be read; 0: MaxWait
 }
+
+// Behind is an error of EventSource.Readiness: the record could not be read to its
+// end in the time. The next question goes on from there.
+type Behind struct {
+	Read, Size uint64 // records
+	Err        error  // of the context that ended
+}
+
+func (b *Behind) Error() string {
+	return fmt.Sprintf("%d of %d records are read: %v", b.Read, b.Size, b.Err)
+}
+
+func (b *Behind) Unwrap() error { return b.Err }
+
+// ReadingCode is the code of the 503 for which it is enough to ask again.
+const ReadingCode = "readiness.reading"
 
 // maxReadinessDays bounds how far back readiness looks.
 const maxReadinessDays = 366
@@ -41,9 +58,16 @@ func (s *server) readiness(w http.ResponseWriter, r *http.Request, id gate.Ident
 	case <-r.Context().Done():
 		return r.Context().Err()
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), simulationTime)
+	ctx, cancel := context.WithTimeout(r.Context(), cmp.Or(q.Wait, simulationTime))
 	defer cancel()
 	report, err := s.Events.Readiness(ctx, q)
+	var behind *Behind
+	if errors.As(err, &behind) && r.Context().Err() == nil {
+		return &Error{
+			Status: http.StatusServiceUnavailable, Code: ReadingCode, RetryAfter: time.Second, cause: err,
+			Message: fmt.Sprintf("the record is being read, and %d%% of it is; ask again, and it goes on from there", 100*behind.Read/max(behind.Size, 1)),
+		}
+	}
 	if errors.Is(err, context.DeadlineExceeded) && r.Context().Err() == nil {
 		return invalid("since", "there is more on record than can be judged in a minute: ask for less at a time, or run `actpass readiness` beside the data directory")
 	}
@@ -55,7 +79,7 @@ func (s *server) readiness(w http.ResponseWriter, r *http.Request, id gate.Ident
 
 func (s *server) readinessQuery(r *http.Request, tenant string) (ReadinessQuery, error) {
 	out := ReadinessQuery{Tenant: tenant, Now: s.Now()}
-	q, err := readQuery(r, "since", "mode", "tool", "agent_id", "min_days", "max_holds", "limit", "cursor")
+	q, err := readQuery(r, "since", "mode", "tool", "agent_id", "min_days", "max_holds", "limit", "cursor", "wait")
 	if err != nil {
 		return out, err
 	}
@@ -76,6 +100,9 @@ func (s *server) readinessQuery(r *http.Request, tenant string) (ReadinessQuery,
 		return out, err
 	}
 	if out.Skip, err = q.offset(); err != nil {
+		return out, err
+	}
+	if out.Wait, err = q.wait(); err != nil {
 		return out, err
 	}
 	out.Tool, out.Agent = q["tool"], q["agent_id"]
@@ -126,6 +153,9 @@ func (c *Client) Readiness(ctx context.Context, ask ReadinessQuery) (r whatif.Re
 	set(q, "mode", ask.Mode)
 	set(q, "tool", ask.Tool)
 	set(q, "agent_id", ask.Agent)
+	if ask.Wait > 0 {
+		q.Set("wait", ask.Wait.String())
+	}
 	if !ask.Since.IsZero() {
 		q.Set("since", ask.Since.UTC().Format(time.RFC3339))
 	}

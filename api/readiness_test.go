@@ -58,7 +58,7 @@ func TestReadiness(t *testing.T) {
 	}
 	for query, field := range map[string]string{
 		"since=soon": "since", "since=-1d": "since", "since=400d": "since", "since=0s": "since", "since=2027-01-01T00:00:00Z": "since", "since=99999999999999999999d": "since",
-		"mode=warn": "mode", "min_days=0": "min_days", "max_holds=x": "max_holds", "limit=201": "limit", "agent=a": "agent",
+		"mode=warn": "mode", "min_days=0": "min_days", "max_holds=x": "max_holds", "limit=201": "limit", "agent=a": "agent", "wait=2m": "wait",
 	} {
 		a.call("GET", readinessPath+"?"+query, adminKey, "").want(t, 400, "invalid_request", field)
 	}
@@ -67,6 +67,13 @@ func TestReadiness(t *testing.T) {
 	a.call("GET", readinessPath, adminKey, "").want(t, 503, "evidence.unavailable", "")
 	studied.err = context.DeadlineExceeded
 	a.call("GET", readinessPath, adminKey, "").want(t, 400, "invalid_request", "since")
+	// The record is read piece by piece.
+	studied.err = &Behind{Read: 300, Size: 900, Err: context.DeadlineExceeded}
+	got := a.call("GET", readinessPath+"?wait=2s", adminKey, "")
+	got.want(t, 503, ReadingCode, "")
+	if got.header.Get("Retry-After") != "1" || !strings.Contains(got.body, "33% of it is") || studied.queries[len(studied.queries)-1].Wait != 2*time.Second {
+		t.Errorf("%v %s", got.header, got.body)
+	}
 }
 
 func (x index) Readiness(_ context.Context, q ReadinessQuery) (out whatif.Readiness, err error) {

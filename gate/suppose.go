@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"slices"
 	"time"
 
 	"github.com/actpass/sidecar/evidence"
@@ -111,3 +112,24 @@ const maxUnusable = 32
 
 // Stricter gives the stricter of two modes; an empty b is none.
 func Stricter(a, b string) string { return stricter(a, b) }
+
+// JudgesLike says that under a mode a tenant's calls get the same verdicts from r as
+// from o: the same policy, and the same overrides that tighten beyond that mode.
+func (r *Rules) JudgesLike(o *Rules, mode, tenant string) bool {
+	return r == o || r.Policy.Hash() == o.Policy.Hash() && slices.Equal(r.beyond(mode, tenant), o.beyond(mode, tenant))
+}
+
+// beyond are the overrides that are stricter than a mode.
+func (r *Rules) beyond(mode, tenant string) (list []Override) {
+	for _, o := range r.Overrides {
+		if stricter(mode, o.Mode) != mode {
+			list = append(list, o)
+		}
+	}
+	for _, o := range r.recorded {
+		if o.TenantID == tenant && stricter(mode, o.Mode) != mode {
+			list = append(list, Override{Tool: o.Tool, Agent: o.AgentID, Mode: o.Mode})
+		}
+	}
+	return list
+}

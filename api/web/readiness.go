@@ -1,7 +1,7 @@
 package web
 
 import (
-	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
@@ -17,6 +17,7 @@ type readinessPage struct {
 	Filter    map[string]string
 	Spans     []span
 	Report    *whatif.Readiness // nil when it could not be asked for
+	Reading   string            // how far the record is read, while it is
 	Overrides []api.ModeOverride
 	More      bool // overrides than are shown
 	Set       modeForm
@@ -26,6 +27,9 @@ var readinessSpans = []span{{"24h", "24 hours"}, {"72h", "3 days"}, {"168h", "7 
 
 // modeForm is a wish for an override as it stands in the form.
 type modeForm struct{ Tool, Agent, Mode, Reason string }
+
+// readingWait is how long a page waits for a record that is read for the first time.
+const readingWait = 3 * time.Second
 
 // modeFormOf drops what cannot be seen: the page is to show what will be set.
 func modeFormOf(q url.Values) modeForm {
@@ -70,9 +74,13 @@ func (d *Dashboard) readiness(w http.ResponseWriter, r *http.Request, v *visit) 
 	b.Overrides, b.More = modes.Data, modes.Next != ""
 	p := &page{Title: "Readiness", Nav: "readiness", Notice: notices[q.Get("done")]}
 	report, err := v.api.Readiness(r.Context(), api.ReadinessQuery{
-		Mode: b.Filter["mode"], Tool: b.Filter["tool"], Agent: b.Filter["agent_id"], Since: d.Now().Add(-last), Limit: api.MaxLimit,
+		Mode: b.Filter["mode"], Tool: b.Filter["tool"], Agent: b.Filter["agent_id"], Since: d.Now().Add(-last), Limit: api.MaxLimit, Wait: readingWait,
 	})
-	if err == nil {
+	var e *api.Error
+	if errors.As(err, &e) && e.Code == api.ReadingCode {
+		b.Reading = sentence(e)
+		w.Header().Set("Refresh", "1") // without script, too
+	} else if err == nil {
 		b.Report = &report
 	} else if p.Problem, err = problemOf(err); err != nil {
 		return err
@@ -97,13 +105,11 @@ func (d *Dashboard) askMode(w http.ResponseWriter, r *http.Request, v *visit, st
 	b := modePage{modeForm: f}
 	if f.Mode == gate.ModeEnforce || f.Mode == gate.ModeStrict {
 		// Only advice: a record that cannot be read bars nobody from tightening.
-		ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
-		defer cancel()
-		ask := api.ReadinessQuery{Mode: f.Mode, Tool: f.Tool, Since: d.Now().Add(-api.SimulationSpan), Limit: api.MaxLimit}
+		ask := api.ReadinessQuery{Mode: f.Mode, Tool: f.Tool, Since: d.Now().Add(-api.SimulationSpan), Limit: api.MaxLimit, Wait: 20 * time.Second}
 		if !strings.Contains(f.Agent, "*") {
 			ask.Agent = f.Agent
 		}
-		if report, err := v.api.Readiness(ctx, ask); err == nil {
+		if report, err := v.api.Readiness(r.Context(), ask); err == nil {
 			b.Asked, b.Missing = true, report.Missing
 			for _, row := range report.Data {
 				if f.Agent == "" || gate.MatchGlob(f.Agent, row.AgentID) {

@@ -48,6 +48,11 @@ func TestReadinessAndTheSwitch(t *testing.T) {
 	has(other, "/ui/readiness", false, "chat.message.post")
 	has(b, "/ui/readiness?tool=stripe.*", false, "chat.message.post")
 
+	// A long record is read while the page asks again.
+	if got := b.get("/ui/readiness?tool=" + unreadTool); got.status != http.StatusOK || got.header.Get("Refresh") != "1" || !strings.Contains(got.body, "25% of it is") || strings.Contains(got.body, "Nothing to judge yet") {
+		t.Errorf("%d %v %s", got.status, got.header, got.body)
+	}
+
 	// Asked for, seen, confirmed.
 	ask := "/ui/modes/new?agent_id=support_agent&mode=enforce&tool=stripe.refund.create"
 	has(b, ask, true, "What the last seven days say", "1 call on 1 day", `name="confirm"`)

@@ -27,6 +27,9 @@ import (
 )
 
 // rig is the dashboard over a real API, gate, log and index.
+// unreadTool is one whose record takes longer to read than a page waits.
+const unreadTool = "unread.tool"
+
 type rig struct {
 	t    *testing.T
 	gate *gate.Gate
@@ -45,6 +48,9 @@ type events struct {
 }
 
 func (e events) Readiness(_ context.Context, q api.ReadinessQuery) (out whatif.Readiness, err error) {
+	if q.Tool == unreadTool {
+		return out, &api.Behind{Read: 1, Size: 4, Err: context.DeadlineExceeded}
+	}
 	s, err := whatif.NewReadiness(whatif.ReadinessOptions{
 		Rules: e.gate.Rules(), Mode: q.Mode, Tenant: q.Tenant, Since: q.Since, Now: q.Now, Tool: q.Tool, Agent: q.Agent, MinDays: q.MinDays, MaxHolds: q.MaxHolds, Limit: q.Limit,
 	})

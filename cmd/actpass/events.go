@@ -24,6 +24,7 @@ type events struct {
 	dir   string // of the log
 
 	gate     *gate.Gate            // for its rules
+	studies  studies               // readiness, kept between questions
 	settings func() *config.Config // in force
 }
 

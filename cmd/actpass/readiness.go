@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -87,8 +88,12 @@ func askReadiness(cmd *cobra.Command, q api.ReadinessQuery, dir string) (r whati
 		if err != nil {
 			return r, err
 		}
-		r, err = client.Readiness(ctx, q)
-		return r, explained(err)
+		for {
+			r, err = client.Readiness(ctx, q)
+			if e := (*api.Error)(nil); !errors.As(err, &e) || e.Code != api.ReadingCode {
+				return r, explained(err)
+			}
+		}
 	}
 	cfg, compiled, err := loadAll(cmd)
 	if err != nil {
@@ -131,7 +136,7 @@ func (e *events) Readiness(ctx context.Context, q api.ReadinessQuery) (whatif.Re
 	if err := e.log.Flush(ctx); err != nil {
 		return whatif.Readiness{}, err
 	}
-	return studyOf(ctx, inForce, q, e.log.Read, e.log.Size())
+	return e.studies.ask(ctx, inForce, q, e.log.Read, e.log.Size())
 }
 
 func printReadiness(out io.Writer, r *whatif.Readiness) error {

@@ -31,31 +31,34 @@ type listener interface {
 // replayLog shows a listener the records that it asks for, size of them at most.
 func replayLog(ctx context.Context, read readLog, size uint64, asked listener) error {
 	next, err := seek(read, size, asked.From())
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = replayFrom(ctx, read, next, size, asked)
 	}
+	return err
+}
+
+// replayFrom is replayLog from a record on. It gives the first record that was not
+// shown, also with the error of a context that ended.
+func replayFrom(ctx context.Context, read readLog, next, size uint64, asked listener) (uint64, error) {
 	for next < size {
 		if err := ctx.Err(); err != nil {
-			return err
+			return next, err
 		}
 		list, err := read(next, 4096)
-		if err != nil {
-			return err
-		}
-		if len(list) == 0 {
-			return nil
+		if err != nil || len(list) == 0 {
+			return next, err
 		}
 		for _, e := range list {
 			if e.Index >= size {
-				return nil
+				break
 			}
 			if err := asked.Add(e.Record); err != nil {
-				return fmt.Errorf("record %d: %w", e.Index, err)
+				return next, fmt.Errorf("record %d: %w", e.Index, err)
 			}
+			next = e.Index + 1
 		}
-		next = list[len(list)-1].Index + 1
 	}
-	return nil
+	return next, nil
 }
 
 // seek finds where to begin to see every record from a time on.
