@@ -49,7 +49,10 @@ type input struct {
 	amb   []Ambiguity
 	roots []string // arguments that brackets build
 
-	path [4]string // room for typing
+	path [4]step // room for typing
+
+	parsed jsonFacts // of the JSON text that was read last
+	facts  jsonFacts // of the arguments: its, where they are nothing else's
 }
 
 func (in *input) flag(class, format string, args ...any) {
@@ -118,7 +121,7 @@ func (in *input) addTyped(args map[string]any, text bool, spec *argSpec) *Call {
 }
 
 func (in *input) typing(text bool) typing {
-	return typing{text: text, at: in.path[:0]}
+	return typing{text: text, at: in.path[:0], facts: in.facts}
 }
 
 // call appends the call with arguments that t has typed.
@@ -128,10 +131,7 @@ func (in *input) call(args map[string]any, t *typing) *Call {
 	c := Call{
 		Tool: r.Tool, Risk: r.Risk, Rule: r.Pos,
 		Args: args, Query: m.query, Header: m.headers,
-		Problems: t.problems, Secret: r.secret,
-	}
-	if len(t.secret) > 0 {
-		c.Secret = append(r.secret[:len(r.secret):len(r.secret)], t.secret...)
+		Problems: t.problems, Secret: t.secrets(r.secret),
 	}
 	if len(m.params) > 0 {
 		c.Path = make(map[string]any, len(m.params))

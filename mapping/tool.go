@@ -55,7 +55,7 @@ func (s *Set) TypeArgs(tool string, args map[string]any) (typed map[string]any, 
 	for _, a := range t.ambiguous {
 		t.problems = append(t.problems, Problem{Detail: a.Detail, Kind: "invalid"})
 	}
-	return typed, append(slices.Clip(info.secret), t.secret...), t.problems
+	return typed, t.secrets(info.secret), t.problems
 }
 
 // Tool looks a tool up by name.

@@ -23,7 +23,13 @@ type argSpec struct {
 	mixed    bool              // some declared name is not its own lower case
 	dotted   map[string]bool   // at the top: lower-case dotted names, as one key
 	star     *argSpec
-	required []string // children that must be there, or have something that must
+	order    []namedSpec // the children
+	required []string    // children that must be there, or have something that must
+}
+
+type namedSpec struct {
+	name string
+	spec *argSpec
 }
 
 func compileSpec(args []Arg) *argSpec {
@@ -48,6 +54,7 @@ func compileSpec(args []Arg) *argSpec {
 			}
 			if at.children[part] == nil {
 				at.children[part] = &argSpec{}
+				at.order = append(at.order, namedSpec{part, at.children[part]})
 				low := strings.ToLower(part)
 				at.fold[low] = part
 				at.mixed = at.mixed || low != part
@@ -70,16 +77,56 @@ type typing struct {
 	// text says that values come as text (form, query) or may do so (preflight),
 	// so that "4900" is an integer.
 	text      bool
-	at        []string // the path to the value in hand
+	at        []step // the path to the value in hand
 	problems  []Problem
 	ambiguous []Ambiguity
-	secret    []string
+	secret    []byte   // the paths of secrets that are known by their place, side by side
+	secretEnd []int    // where each ends
 	unsettled []string // members of the arguments that are no plain values
+	facts     jsonFacts
 }
 
-func (t *typing) down(name string) { t.at = append(t.at, name) }
+// step is one part of a path: a name, or the number of an element from 1 on, which
+// is only written when the path is.
+type step struct {
+	name    string
+	element int
+}
+
+func (t *typing) down(name string) { t.at = append(t.at, step{name: name}) }
+func (t *typing) downTo(i int)     { t.at = append(t.at, step{element: i + 1}) }
 func (t *typing) up()              { t.at = t.at[:len(t.at)-1] }
-func (t *typing) path() string     { return strings.Join(t.at, ".") }
+
+func (t *typing) path() string { return string(t.appendPath(make([]byte, 0, 64))) }
+
+func (t *typing) appendPath(b []byte) []byte {
+	for i := range t.at {
+		if i > 0 {
+			b = append(b, '.')
+		}
+		if s := &t.at[i]; s.element > 0 {
+			b = strconv.AppendInt(b, int64(s.element-1), 10)
+		} else {
+			b = append(b, s.name...)
+		}
+	}
+	return b
+}
+
+// secrets gives those that are known before, and those that were found. There can
+// be one a row.
+func (t *typing) secrets(before []string) []string {
+	before = before[:len(before):len(before)]
+	if len(t.secretEnd) == 0 {
+		return before
+	}
+	out, all, from := slices.Grow(before, len(t.secretEnd)), string(t.secret), 0
+	for _, to := range t.secretEnd {
+		out = append(out, all[from:to])
+		from = to
+	}
+	return out
+}
 
 func (t *typing) invalid(format string, args ...any) {
 	t.problems = append(t.problems, Problem{t.path(), fmt.Sprintf(format, args...), "invalid"})
@@ -87,6 +134,16 @@ func (t *typing) invalid(format string, args ...any) {
 
 // object types the members of m in place.
 func (t *typing) object(m map[string]any, spec *argSpec) {
+	if t.facts == plainJSON && !spec.mixed && len(spec.dotted) == 0 && spec.star == nil && len(spec.order) <= len(m) {
+		// No name is a variant of another, and nothing undeclared is looked at.
+		for _, c := range spec.order {
+			if v, there := m[c.name]; there {
+				t.declared(m, c.name, v, c.spec)
+			}
+		}
+		t.requireds(m, spec)
+		return
+	}
 	for k, v := range m {
 		typed := t.member(m, k, v, spec)
 		if len(t.at) == 0 && !plain(typed) {
@@ -106,6 +163,11 @@ func (t *typing) member(m map[string]any, k string, v any, spec *argSpec) any {
 			return v
 		}
 	}
+	return t.declared(m, k, v, c)
+}
+
+// declared is member where c is what declares it.
+func (t *typing) declared(m map[string]any, k string, v any, c *argSpec) any {
 	t.down(k)
 	typed, ok := t.value(v, c)
 	t.up()
@@ -113,8 +175,12 @@ func (t *typing) member(m map[string]any, k string, v any, spec *argSpec) any {
 		delete(m, k)
 		return nil
 	}
-	if c.arg == nil || c.arg.Type != "string" && c.arg.Type != "currency" { // a text stays as it is: no need to box it again
-		m[k] = typed
+	switch v.(type) {
+	case int64, float64, bool: // stay as they are
+	default:
+		if c.arg == nil || c.arg.Type != "string" && c.arg.Type != "currency" { // and so does a text
+			m[k] = typed
+		}
 	}
 	return typed
 }
@@ -146,8 +212,14 @@ func (t *typing) variant(k string, spec *argSpec) {
 		}
 	}
 	if same {
-		t.ambiguous = append(t.ambiguous, ambiguity(ClassDuplicate, "the argument %s is spelt %s: servers differ on whether they are the same", show(name), show(strings.Join(append(t.at, k), "."))))
+		t.ambiguous = append(t.ambiguous, ambiguity(ClassDuplicate, "the argument %s is spelt %s: servers differ on whether they are the same", show(name), show(t.pathTo(k))))
 	}
+}
+
+func (t *typing) pathTo(k string) string {
+	t.down(k)
+	defer t.up()
+	return t.path()
 }
 
 func (t *typing) missing(spec *argSpec) {
@@ -169,7 +241,8 @@ func (t *typing) missing(spec *argSpec) {
 func (t *typing) value(v any, spec *argSpec) (any, bool) {
 	if spec.arg != nil {
 		if spec.arg.Secret && strings.Contains(spec.arg.Name, "*") {
-			t.secret = append(t.secret, t.path())
+			t.secret = t.appendPath(t.secret)
+			t.secretEnd = append(t.secretEnd, len(t.secret))
 		}
 		typed, want := typeValue(v, spec.arg.Type, t.text)
 		if want != "" {
@@ -198,7 +271,7 @@ func (t *typing) value(v any, spec *argSpec) (any, bool) {
 	case []any:
 		if spec.star != nil {
 			for i, e := range x {
-				t.down(strconv.Itoa(i))
+				t.downTo(i)
 				typed, ok := t.value(e, spec.star)
 				t.up()
 				if !ok {
@@ -235,8 +308,8 @@ func typeValue(v any, typ string, text bool) (typed any, want string) {
 		}
 		return nil, "a text"
 	case "integer":
-		if n, ok := v.(int64); ok {
-			return n, ""
+		if _, ok := v.(int64); ok {
+			return v, "" // boxed as it is
 		}
 		if isNumber {
 			if n, ok := strictInt(string(num)); ok {
@@ -247,10 +320,10 @@ func typeValue(v any, typ string, text bool) (typed any, want string) {
 	case "number":
 		switch n := v.(type) {
 		case int64:
-			return n, ""
+			return v, ""
 		case float64:
 			if !math.IsNaN(n) && !math.IsInf(n, 0) {
-				return n, ""
+				return v, ""
 			}
 		}
 		if isNumber {
@@ -436,7 +509,7 @@ func (t *typing) settle(v any) (any, bool) {
 			if plain(e) {
 				continue
 			}
-			t.down(strconv.Itoa(i))
+			t.downTo(i)
 			s, ok := t.settle(e)
 			t.up()
 			if !ok {
@@ -513,10 +586,12 @@ func scalarText(v any) string {
 func (t *typing) finish(args map[string]any, spec *argSpec) {
 	if spec != nil && (len(spec.children) > 0 || spec.star != nil) {
 		t.object(args, spec)
-		for _, k := range t.unsettled {
-			t.settleMember(args, k, args[k])
+		if !t.facts.settled {
+			for _, k := range t.unsettled {
+				t.settleMember(args, k, args[k])
+			}
 		}
-	} else {
+	} else if !t.facts.settled {
 		t.settle(args)
 	}
 	t.sort()
