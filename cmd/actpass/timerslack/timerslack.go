@@ -9,7 +9,7 @@
 // outlives execve(2). So the program sets the slack and executes itself again,
 // before anything else of it is initialised, some 2 ms after its start.
 //
-// What it costs: a system call that blocks is noticed up to half a millisecond
+// What it costs: a system call that blocks is noticed up to a millisecond
 // later. Where the kernel or a sandbox has no such call, nothing changes.
 package timerslack
 

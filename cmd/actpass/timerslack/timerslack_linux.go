@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	wide   = 500_000 // ns
+	wide   = 1_000_000 // ns
 	usual  = 50_000  // ns, the kernel's default
 	marker = "ACTPASS_TIMERSLACK_SET"
 

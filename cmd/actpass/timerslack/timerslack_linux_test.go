@@ -43,7 +43,7 @@ func child(t *testing.T, args ...string) (pid int, out []string) {
 }
 
 func TestMonitorThread(t *testing.T) {
-	for _, c := range []struct{ arg, monitor string }{{"check", "50000"}, {"serve", "500000"}} {
+	for _, c := range []struct{ arg, monitor string }{{"check", "50000"}, {"serve", "1000000"}} {
 		pid, out := child(t, c.arg, "x")
 		if len(out) < 6 {
 			t.Fatalf("%s: %q", c.arg, out)
