@@ -172,6 +172,7 @@ type settings struct {
 	extra    string            // further top-level YAML
 	policies map[string]string // file name to YAML; default: the example policies and reads.yaml
 	inspect  string
+	holds    int       // at a time, of all and of each agent
 	front    *upstream // where api.stripe.com and *.example.test are
 	upstream string    // further YAML below upstream:
 }
@@ -207,7 +208,12 @@ func (s settings) write(t testing.TB, dir string) string {
 	p("listen: { proxy: 127.0.0.1:0, reverse: 127.0.0.1:0, api: 127.0.0.1:0 }")
 	p("mapping: { packs: [stripe] }")
 	p("policy: { files: [./policies/*.yaml] }")
-	p("limits: { hold: %s, max_inspect_bytes: %s }", orElse(s.hold, "5s"), orElse(s.inspect, "1MiB"))
+	more := ""
+	if s.holds > 0 {
+		// Decisions come as fast as they can: the API's own bound is not what is tested.
+		more = fmt.Sprintf(", max_holds: %d, max_holds_per_agent: %d, api_rate: 0", s.holds, s.holds)
+	}
+	p("limits: { hold: %s, max_inspect_bytes: %s%s }", orElse(s.hold, "5s"), orElse(s.inspect, "1MiB"), more)
 	p("upstream:")
 	p("  allow_private: [127.0.0.0/8]")
 	if s.front != nil {

@@ -136,12 +136,11 @@ func (s *Server) serveConnect(client *peekedConn, c *connecting) {
 		return
 	}
 	_ = client.SetWriteDeadline(time.Time{})
-	_ = client.SetReadDeadline(time.Now().Add(s.opt.PeekTimeout))
-	begin, err := client.opening()
+	var begin opening
+	within(client, s.opt.PeekTimeout, func() { begin, err = client.opening() })
 	if len(client.prefix) == 0 && !isTimeout(err) {
 		return // the client thought better of it
 	}
-	_ = client.SetReadDeadline(time.Time{})
 	switch begin {
 	case beginsTLS:
 		handed = s.intercept(ctx, client)
@@ -223,9 +222,17 @@ func (s *Server) interceptTLS() *tls.Config {
 func (s *Server) intercept(ctx context.Context, client *peekedConn) bool {
 	d := client.door
 	conn := tls.Server(client, s.tls)
-	ctx, cancel := context.WithTimeout(ctx, s.opt.DialTimeout)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if err := conn.HandshakeContext(ctx); err != nil {
+	p := newPatience(s.opt.DialTimeout, cancel)
+	err := conn.HandshakeContext(ctx)
+	if late := p.stop(); err != nil {
+		if late {
+			// Nobody else will tell: the client sees a connection that ends.
+			s.log.Warn("a client did not complete its TLS handshake in time", zap.String("authority", withoutUser(d.authority)),
+				zap.String("client", d.remote), zap.String("agent", d.identity.AgentID), zap.Duration("within", s.opt.DialTimeout))
+			return false
+		}
 		s.handshakeFailed(ctx, client, err)
 		return false
 	}

@@ -94,12 +94,12 @@ func (s *Server) serveTransparent(client *peekedConn) {
 	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
 	r.dst = dst
 
-	_ = client.SetReadDeadline(time.Now().Add(s.opt.PeekTimeout))
-	begin, perr := client.opening()
+	var begin opening
+	var perr error
+	within(client, s.opt.PeekTimeout, func() { begin, perr = client.opening() })
 	if len(client.prefix) == 0 && !isTimeout(perr) {
 		return // the client thought better of it, or it is a probe
 	}
-	_ = client.SetReadDeadline(time.Time{})
 	remote, _ := netip.ParseAddrPort(client.RemoteAddr().String())
 	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
 	client.door = r.doorway("http", "", "")
@@ -142,9 +142,9 @@ func (r *redirected) doorway(scheme, authority, host string) *doorway {
 // tls reads the server name and intercepts, or relays what is passed through.
 func (r *redirected) tls(ctx context.Context) (handed bool) {
 	s, client := r.s, r.client
-	_ = client.SetReadDeadline(time.Now().Add(s.opt.PeekTimeout))
-	name, err := client.serverName(ctx)
-	_ = client.SetReadDeadline(time.Time{})
+	var name string
+	var err error
+	within(client, s.opt.PeekTimeout, func() { name, err = client.serverName(ctx) })
 	if err != nil {
 		r.stream(ctx, false, "the client begins TLS without a hello that can be read")
 		return false

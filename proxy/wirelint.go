@@ -44,6 +44,7 @@ type lintConn struct {
 	fault    string    // what is wrong with the chunked body that is being read
 	partial  time.Time // since when an incomplete head waits; zero: none does
 	deadline time.Time // as net/http set it
+	extended bool      // it was, after a stall
 	applied  time.Time // as the connection below has it
 	reading  bool      // in a Read below
 	parked   bool      // in a Read that has not begun below; see park
