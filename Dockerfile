@@ -15,6 +15,7 @@ RUN CGO_ENABLED=0 GOOS=linux GOARCH=${TARGETARCH} go build -trimpath -buildvcs=f
  && go run ./deploy/image/sbom /out/actpass "${VERSION}" > /out/etc/actpass/sbom.cdx.json
 
 FROM scratch
+LABEL org.opencontainers.image.title="ActPass Sidecar" org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /out/actpass /actpass
 COPY --from=build /out/etc/actpass /etc/actpass

@@ -1,8 +1,10 @@
 package sidecar
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -193,6 +195,43 @@ func TestLicenceTexts(t *testing.T) {
 	} {
 		if got := licence(text); got != want {
 			t.Errorf("%.50q is %q, want %q", text, got, want)
+		}
+	}
+}
+
+// TestOwnLicence: one licence, whole, wherever one is named.
+func TestOwnLicence(t *testing.T) {
+	const own = "Apache-2.0"
+	read := func(file string) string {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	text := read("LICENSE")
+	// The text as the Apache Software Foundation gives it out.
+	if sum := fmt.Sprintf("%x", sha256.Sum256([]byte(text))); sum != "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30" || licence(text) != own {
+		t.Errorf("LICENSE is not the text of %s (SHA-256 %s)", own, sum)
+	}
+	for _, file := range []string{"sdk/typescript/LICENSE", "sdk/python/LICENSE"} {
+		if read(file) != text {
+			t.Errorf("%s is not LICENSE", file)
+		}
+	}
+	for file, pattern := range map[string]string{
+		"README.md":                        `(?m)^([\w.-]+): see \[LICENSE\]\(LICENSE\)`,
+		"sdk/typescript/package.json":      `"license": "([^"]*)"`,
+		"sdk/typescript/package-lock.json": `"license": "([^"]*)"`, // the first is the package's own
+		"sdk/python/pyproject.toml":        `(?m)^license = "([^"]*)"`,
+		"Dockerfile":                       `org\.opencontainers\.image\.licenses="([^"]*)"`,
+		"deploy/image/build.sh":            `org\.opencontainers\.image\.licenses=(\S*)`,
+		"deploy/image/sbom/main.go":        `own\.License\.ID = "([^"]*)"`,
+		"deploy/helm/actpass/Chart.yaml":   `artifacthub\.io/license: (\S*)`,
+		"api/openapi.yaml":                 `license: \{ name: \S+, identifier: (\S+) \}`,
+	} {
+		if found := regexp.MustCompile(pattern).FindStringSubmatch(read(file)); found == nil || found[1] != own {
+			t.Errorf("%s names the licence %q, want %s", file, found, own)
 		}
 	}
 }

@@ -31,6 +31,7 @@ if command -v buildah >/dev/null; then
   buildah "${store[@]}" copy -q "$c" "$out/root" / >/dev/null
   buildah "${store[@]}" copy -q --chown 65532:65532 "$c" "$out/root/data" /data >/dev/null
   buildah "${store[@]}" config --arch "$arch" --os linux --user 65532:65532 --entrypoint '["/actpass"]' --cmd serve --volume /data \
+    --label "org.opencontainers.image.title=ActPass Sidecar" --label org.opencontainers.image.licenses=Apache-2.0 \
     --port 8080 --port 8081 --port 8090 --env ACTPASS_CONFIG=/etc/actpass/config.yaml --env ACTPASS_DATA_DIR=/data --env TMPDIR=/data \
     --env ACTPASS_LISTEN_PROXY=0.0.0.0:8080 --env ACTPASS_LISTEN_REVERSE=0.0.0.0:8081 --env ACTPASS_LISTEN_API=0.0.0.0:8090 "$c"
   rm -f "$out/image.tar"

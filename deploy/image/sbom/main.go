@@ -22,6 +22,12 @@ type hash struct {
 	Content string `json:"content"`
 }
 
+type licence struct {
+	License struct {
+		ID string `json:"id"`
+	} `json:"license"`
+}
+
 type component struct {
 	Type    string `json:"type"`
 	Ref     string `json:"bom-ref,omitempty"`
@@ -29,6 +35,8 @@ type component struct {
 	Version string `json:"version"`
 	PURL    string `json:"purl,omitempty"`
 	Hashes  []hash `json:"hashes,omitempty"`
+	// Licenses is set for the program itself: the linker notes none of the others'.
+	Licenses []licence `json:"licenses,omitempty"`
 }
 
 func main() {
@@ -59,11 +67,13 @@ func run(args []string, w io.Writer) error {
 		}
 		components = append(components, c)
 	}
+	var own licence
+	own.License.ID = "Apache-2.0"
 	doc := map[string]any{
 		"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1,
 		"metadata": map[string]any{"component": component{
 			Type: "application", Ref: "actpass", Name: "actpass", Version: args[1], PURL: "pkg:golang/" + info.Main.Path + "@" + args[1],
-			Hashes: []hash{{"SHA-256", hex.EncodeToString(sum[:])}},
+			Hashes: []hash{{"SHA-256", hex.EncodeToString(sum[:])}}, Licenses: []licence{own},
 		}},
 		"components": components,
 	}

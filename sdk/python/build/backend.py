@@ -22,7 +22,7 @@ NAME, VERSION = _field("name"), _field("version")
 
 def _metadata():
     return (
-        f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {VERSION}\nSummary: {_field('description')}\n"
+        f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {VERSION}\nSummary: {_field('description')}\nLicense: {_field('license')}\n"
         f"Requires-Python: {_field('requires-python')}\nClassifier: Typing :: Typed\n"
         f"Description-Content-Type: text/markdown\n\n{(ROOT / 'README.md').read_text('utf-8')}"
     ).encode("utf-8")
@@ -43,6 +43,7 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     info = f"{NAME}-{VERSION}.dist-info"
     files = [(p.relative_to(ROOT).as_posix(), p.read_bytes()) for p in _sources()]
     files.append((f"{info}/METADATA", _metadata()))
+    files.append((f"{info}/LICENSE", (ROOT / "LICENSE").read_bytes()))
     files.append((f"{info}/WHEEL", b"Wheel-Version: 1.0\nGenerator: actpass\nRoot-Is-Purelib: true\nTag: py3-none-any\n"))
     record = ""
     for path, data in files:
@@ -61,7 +62,7 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
 
 def build_sdist(sdist_directory, config_settings=None):
     base = f"{NAME}-{VERSION}"
-    files = [ROOT / "pyproject.toml", ROOT / "README.md", ROOT / "build" / "backend.py", *_sources()]
+    files = [ROOT / "pyproject.toml", ROOT / "README.md", ROOT / "LICENSE", ROOT / "build" / "backend.py", *_sources()]
     with tarfile.open(pathlib.Path(sdist_directory) / f"{base}.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as t:
         entries = [(p.relative_to(ROOT).as_posix(), p.read_bytes()) for p in files]
         for path, data in [*entries, ("PKG-INFO", _metadata())]:
