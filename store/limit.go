@@ -65,3 +65,12 @@ func readStart(u gate.Use, now, seen int64) int64 {
 	}
 	return windowStart(u, now)
 }
+
+// sweptSlack is more than the times of reservations that run side by side differ.
+const sweptSlack = int64(time.Minute / time.Microsecond)
+
+// swept says that uses which a sum from since on still holds may be gone: those of
+// other keys are swept away by age, whether their sums have moved on or not.
+func swept(since int64, u gate.Use, now int64) bool {
+	return since < now-u.Window.Microseconds()-sweepGrace+sweptSlack
+}

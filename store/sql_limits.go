@@ -167,8 +167,8 @@ func (b *batch) advance(tenant string, sum *windowSum, u gate.Use, now int64) er
 	}
 	sum.seen = max(sum.seen, now)
 	start := windowStart(u, sum.seen)
-	if start < sum.since {
-		return b.count(tenant, sum, start) // the policy has another window now
+	if start < sum.since || swept(sum.since, u, sum.seen) {
+		return b.count(tenant, sum, start) // the policy has another window now, or the key has rested
 	}
 	var left int64
 	err := b.row(`SELECT coalesce(sum(amount), 0) FROM limit_uses WHERE tenant_id = ? AND limit_key = ? AND at > ? AND at <= ?`,
@@ -225,7 +225,7 @@ func (b *batch) usage(tenant string, u gate.Use, now int64) (used int64, err err
 		return 0, err
 	}
 	start := readStart(u, now, seen)
-	if stored && start >= since {
+	if stored && start >= since && !swept(since, u, max(now, seen)) {
 		err = b.row(`SELECT coalesce(sum(amount), 0) FROM limit_uses WHERE tenant_id = ? AND limit_key = ? AND at > ? AND at <= ?`,
 			[]any{tenant, key, since, start}, &used)
 		return total - used, err

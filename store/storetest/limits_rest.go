@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -79,4 +80,38 @@ func testReserveRest(t *testing.T, s *suite) {
 		t.Errorf("%d attempts were refused", bad.Load())
 	}
 	s.usage(t, late, []int64{1, 1}, use("x", "", 0, 1), use("y", "", 0, 1))
+}
+
+// testSweptRest: what a store forgets of old uses, while others are counted, is no
+// more in the sum of a key that rested meanwhile.
+func testSweptRest(t *testing.T, s *suite) {
+	use := func(key string, amount int64) []gate.Use {
+		return []gate.Use{{Limit: "l", Key: key, Amount: amount, Max: 1 << 40, Window: 24 * time.Hour}}
+	}
+	used := func(event, key string, amount int64, when time.Duration) int64 {
+		t.Helper()
+		over, before, err := s.Reserve(s.ctx, "acme", event, use(key, amount), at(when))
+		if err != nil || over >= 0 {
+			t.Fatalf("%s: over %d, %v", event, over, err)
+		}
+		return before[0]
+	}
+	used("ev_1", "rests", 5, 0)
+	used("ev_2", "rests", 3, 10*time.Hour)
+	used("ev_3", "long gone", 7, 0)
+	for i := range 200 { // enough for any store to tidy up
+		used(fmt.Sprint("ev_b", i), "busy", 1, 30*time.Hour)
+	}
+	for key, want := range map[string]int64{"rests": 3, "long gone": 0} {
+		got, err := s.Usage(s.ctx, "acme", use(key, 0), at(30*time.Hour))
+		if err != nil || got[0] != want {
+			t.Errorf("looked at: %s has %v, want %d, %v", key, got, want, err)
+		}
+		if got := used("ev_4"+key, key, 1, 30*time.Hour); got != want {
+			t.Errorf("reserved: %s has %d, want %d", key, got, want)
+		}
+	}
+	if got := used("ev_5", "rests", 1, 35*time.Hour); got != 1 {
+		t.Errorf("later: %d, want 1", got)
+	}
 }

@@ -45,6 +45,7 @@ func Run(t *testing.T, open func(t *testing.T) gate.Store, misuse error) {
 		{"reserve", testReserve},
 		{"reserve concurrently", testReserveConcurrently},
 		{"reserve the rest", testReserveRest},
+		{"swept while at rest", testSweptRest},
 		{"window", testWindow},
 		{"clock set back", testClockSetBack},
 		{"calendar window", testCalendarWindow},
