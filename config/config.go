@@ -167,6 +167,10 @@ type Store struct {
 	// MaxConns bounds the connections to postgres, default 8; one more while calls
 	// are held.
 	MaxConns int `yaml:"max_conns"`
+	// Keep is how long approvals that were decided or used, grants that are over and
+	// dead deliveries stay, default 30d, at least 1d; 0 for ever. What still answers
+	// for retries stays longer: a used approval 30 days. The evidence log keeps all.
+	Keep Duration `yaml:"keep"`
 }
 
 // Evidence is the log.
@@ -204,7 +208,7 @@ func Default() *Config {
 		Policy:    Policy{Default: "deny"},
 		Passport:  Passport{Issuer: "actpass", Audience: "actpass"},
 		Limits:    Limits{MaxInspectBytes: 1 << 20, Hold: Duration(50 * time.Second), MaxHolds: 10000, MaxHoldsPerAgent: 1000, APIRate: 200},
-		Store:     Store{Driver: "sqlite", MaxConns: 8},
+		Store:     Store{Driver: "sqlite", MaxConns: 8, Keep: Duration(30 * 24 * time.Hour)},
 		Evidence:  Evidence{Durability: "sync"},
 		Notify:    Notify{MaxAttempts: 12, Slack: Slack{APIURL: "https://slack.com/api"}},
 		Log:       Log{Level: "info", Format: "json"},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/actpass/sidecar/strictyaml"
 )
@@ -12,10 +13,16 @@ import (
 // maxConns bounds store.max_conns: a sidecar that needs more has another trouble.
 const maxConns = 200
 
+// minKeep bounds store.keep: people look for what was decided yesterday.
+const minKeep = 24 * time.Hour
+
 func (c *Config) validateStore(at func(string) strictyaml.Pos, faults *strictyaml.Faults) {
 	s := c.Store
 	if s.MaxConns < 1 || s.MaxConns > maxConns {
 		faults.Addf(at("store.max_conns"), "`store.max_conns` must be 1 to %d", maxConns)
+	}
+	if s.Keep != 0 && s.Keep.D() < minKeep {
+		faults.Addf(at("store.keep"), "`store.keep` must be at least 1d, or 0 to keep everything")
 	}
 	switch {
 	case s.Driver == "postgres" && s.DSN == "" && s.DSNFile == "":

@@ -248,6 +248,7 @@ func (g *Gate) releaseApproved(ctx context.Context, tenant, approval, eventID st
 	}
 	a, err := g.store.GetApproval(ctx, tenant, approval)
 	switch {
+	case errors.Is(err, ErrNotFound): // a report so late that the approval was forgotten
 	case err != nil:
 		// The share stays taken until its window ends: the safe side.
 		g.Fault("store", fmt.Errorf("release limits of %s: %w", approval, err))

@@ -198,6 +198,7 @@ type Store interface {
 	LimitStore
 	GrantStore
 	ModeStore
+	PruneStore
 
 	// ClaimPassport takes the single use of a jti for an event, atomically.
 	// ErrRevoked when it was revoked, ErrIllegalState when another event has it.

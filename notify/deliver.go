@@ -21,7 +21,8 @@ const (
 	longest     = 10 * time.Minute
 	forgetEvery = 10 * time.Minute
 
-	// keepDelivered and keepDead are how long a settled delivery can be seen.
+	// keepDelivered is how long a delivery that arrived can be seen, keepDead how long
+	// one that did not, unless Options say so.
 	keepDelivered = 24 * time.Hour
 	keepDead      = 30 * 24 * time.Hour
 )
@@ -44,13 +45,25 @@ func (n *Notifier) Run(ctx context.Context) {
 		for _, c := range l.channels {
 			n.start(ctx, l, c, now)
 		}
-		if len(l.channels) > 0 && now.Sub(forgot).Abs() > forgetEvery {
+		// Also without a channel: what those of before left is forgotten too.
+		if now.Sub(forgot).Abs() > forgetEvery {
 			forgot = now
-			if err := n.Outbox.Forget(ctx, now.Add(-keepDelivered), now.Add(-keepDead), now); err != nil && ctx.Err() == nil {
+			if err := n.Outbox.Forget(ctx, now.Add(-keepDelivered), n.deadBefore(now), now); err != nil && ctx.Err() == nil {
 				n.Gate.Fault("notify", fmt.Errorf("forget old deliveries: %w", err))
 			}
 		}
 	}
+}
+
+// deadBefore is when dead deliveries that are forgotten now were given up.
+func (n *Notifier) deadBefore(now time.Time) time.Time {
+	switch {
+	case n.Keep < 0:
+		return time.Time{}
+	case n.Keep == 0:
+		return now.Add(-keepDead)
+	}
+	return now.Add(-n.Keep)
 }
 
 // start pumps a channel unless that is being done, or it is to be left alone.

@@ -1,6 +1,7 @@
 package notify_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -230,4 +231,40 @@ func TestChannelGone(t *testing.T) {
 	if list, _, _ = b.store.Deliveries(t.Context(), notify.DeliveryQuery{TenantID: "acme"}); len(list) != 0 {
 		t.Errorf("not forgotten: %+v", list)
 	}
+}
+
+// TestForgetsWithoutAChannel: what channels of before left goes too, after the time
+// that is set, and never where none is.
+func TestForgetsWithoutAChannel(t *testing.T) {
+	for keep, want := range map[time.Duration]bool{0: false, 10 * 24 * time.Hour: true, -1: false} {
+		out := &forgetful{asked: make(chan time.Time, 1)}
+		now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+		n := notify.New(notify.Options{
+			Outbox: out, Keep: keep, Now: func() time.Time { return now },
+			Gate: (*gate.Gate)(nil), Client: http.DefaultClient, Render: func(gate.Approval) any { return nil },
+		})
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); n.Run(ctx) }()
+		dead := <-out.asked
+		stop()
+		<-ended
+		// Given up twenty days ago.
+		if got := now.Add(-20 * 24 * time.Hour).Before(dead); got != want {
+			t.Errorf("kept for %s: forgets what was given up before %s", keep, dead)
+		}
+	}
+}
+
+type forgetful struct {
+	notify.Outbox
+	asked chan time.Time
+}
+
+func (f *forgetful) Forget(_ context.Context, _, dead, _ time.Time) error {
+	select {
+	case f.asked <- dead:
+	default:
+	}
+	return nil
 }

@@ -164,6 +164,9 @@ type Options struct {
 	Render func(gate.Approval) any
 	Log    *zap.Logger
 	Now    func() time.Time
+	// Keep is how long a dead delivery, and what a channel keeps of an approval, stay;
+	// 30 days when 0, below 0 for ever.
+	Keep time.Duration
 	// Timeout bounds one attempt: connecting, sending, and the whole answer; 10 s
 	// when 0.
 	Timeout time.Duration

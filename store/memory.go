@@ -45,7 +45,8 @@ type memoryState struct {
 	keys        map[string]gate.Key // by id
 	hashes      map[[32]byte]string // to key id
 	approvals   map[string]gate.Approval
-	transitions []gate.Transition // id is the place, from 1
+	transitions []gate.Transition // by id
+	lastMove    int64             // id of the newest transition that ever was
 	recorded    map[int64]bool
 	uses        []memoryUse
 	seen        map[[2]string]int64          // by tenant and limit key, the last reservation
@@ -82,7 +83,7 @@ func (m *Memory) Fail(method string, mode FailMode) {
 func (s memoryState) clone() memoryState {
 	return memoryState{
 		keys: maps.Clone(s.keys), hashes: maps.Clone(s.hashes), approvals: maps.Clone(s.approvals),
-		transitions: slices.Clone(s.transitions), recorded: maps.Clone(s.recorded), uses: slices.Clone(s.uses), seen: maps.Clone(s.seen),
+		transitions: slices.Clone(s.transitions), lastMove: s.lastMove, recorded: maps.Clone(s.recorded), uses: slices.Clone(s.uses), seen: maps.Clone(s.seen),
 		passports: maps.Clone(s.passports), answers: maps.Clone(s.answers),
 		modes:  maps.Clone(s.modes),
 		grants: maps.Clone(s.grants), grantUses: maps.Clone(s.grantUses),

@@ -35,7 +35,8 @@ func private(a gate.Approval) (gate.Approval, error) {
 // put writes a and its transition.
 func (s *memoryState) put(a gate.Approval, t gate.Transition) {
 	s.approvals[a.ID] = a
-	t.ID = int64(len(s.transitions)) + 1
+	s.lastMove++
+	t.ID = s.lastMove
 	s.transitions = append(s.transitions, t)
 }
 
@@ -240,7 +241,7 @@ func (m *Memory) Unrecorded(ctx context.Context, limit int) (list []gate.Transit
 func (m *Memory) MarkRecorded(ctx context.Context, ids ...int64) error {
 	return m.do(ctx, "MarkRecorded", func(s *memoryState) error {
 		for _, id := range ids {
-			if id < 1 || id > int64(len(s.transitions)) {
+			if !s.hasMove(id) {
 				return misuse("there is no transition %d", id)
 			}
 		}
@@ -256,7 +257,7 @@ func (m *Memory) Moved(ctx context.Context, after int64) (list []string, last in
 	err = m.do(ctx, "Moved", func(s *memoryState) error {
 		last = max(after, 0)
 		if after < 0 {
-			last = int64(len(s.transitions))
+			last = s.lastMove
 		}
 		for _, t := range s.transitions {
 			if t.ID > last && len(list) < maxLimit {

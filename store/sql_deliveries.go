@@ -215,18 +215,3 @@ func (s *tables) Receipt(ctx context.Context, channel, approvalID string) (strin
 	}
 	return value, nil
 }
-
-// Forget implements notify.Outbox.
-func (s *tables) Forget(ctx context.Context, delivered, dead, now time.Time) error {
-	err := s.transact(ctx, nil, func(b *batch) error {
-		return errors.Join(
-			b.run(`DELETE FROM deliveries WHERE state = 'delivered' AND settled_at < ?`, micros(delivered)),
-			b.run(`DELETE FROM deliveries WHERE state = 'dead' AND settled_at < ?`, micros(dead)),
-			b.run(`DELETE FROM receipts WHERE at < ?`, micros(dead)),
-			b.run(`DELETE FROM callbacks WHERE expires_at < ?`, micros(now)))
-	})
-	if err != nil {
-		return fmt.Errorf("forget old deliveries: %w", err)
-	}
-	return nil
-}

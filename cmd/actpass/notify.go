@@ -13,11 +13,20 @@ import (
 	"github.com/actpass/sidecar/notify"
 )
 
+// keepDead is store.keep as the notifier has it.
+func keepDead(cfg *config.Config) time.Duration {
+	if cfg.Store.Keep == 0 {
+		return -1
+	}
+	return cfg.Store.Keep.D()
+}
+
 // startNotify makes the notifier and loads its channels. It delivers from
 // background on, when the doors are open.
 func (p *program) startNotify(ctx context.Context, cfg *config.Config) error {
 	p.notifier = notify.New(notify.Options{
 		Outbox: p.store, Gate: p.gate, Client: p.proxy.Client(), Log: p.log,
+		Keep:   keepDead(cfg),
 		Render: func(a gate.Approval) any { return api.ApprovalOf(a, time.Now()) },
 	})
 	settings, err := channelsOf(cfg)

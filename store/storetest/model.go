@@ -22,6 +22,13 @@ type modelApproval struct {
 	approvedBy                    map[string]bool // keys whose approval counts, and whether they are in the group "up"
 	escalated                     bool
 	consumedBy                    string
+	closed, rest                  time.Time // when it was closed, and until when it answers for its call
+	recorded                      bool      // each of its moves
+}
+
+// end closes it.
+func (a *modelApproval) end(state string, now time.Time, answers time.Duration) {
+	a.state, a.closed, a.rest = state, now, now.Add(answers)
 }
 
 func (a *modelApproval) open() bool { return a.state == "pending" || a.state == "approved" }
@@ -43,6 +50,7 @@ type model struct {
 	now       time.Time
 	approvals []*modelApproval
 	moves     int
+	recorded  int // of them
 	uses      []modelUse
 	events    int
 }
@@ -101,6 +109,7 @@ func testModel(t *testing.T, s *suite) {
 					t.Fatalf("refused: %v", err)
 				}
 				m.moves++
+				a.recorded = false
 				return true
 			}
 			if !errors.Is(err, wanted) {
@@ -111,6 +120,9 @@ func testModel(t *testing.T, s *suite) {
 		t.Repeat(map[string]func(*rapid.T){
 			"time": func(t *rapid.T) {
 				m.now = m.now.Add(time.Duration(rapid.IntRange(1, 900).Draw(t, "seconds")) * time.Second)
+				if rapid.IntRange(0, 19).Draw(t, "leap") == 0 {
+					m.now = m.now.Add(time.Duration(rapid.IntRange(1, 40).Draw(t, "days")) * 24 * time.Hour)
+				}
 			},
 			"open": func(t *rapid.T) {
 				q := s.question(rapid.SampledFrom([]string{"f", "g", "h"}).Draw(t, "fingerprint"))
@@ -153,7 +165,8 @@ func testModel(t *testing.T, s *suite) {
 				}
 				for _, a := range m.approvals {
 					if a.fingerprint == q.Fingerprint && a.over(m.now) {
-						a.state = "expired"
+						a.end("expired", m.now, 0)
+						a.recorded = false
 						m.moves++
 					}
 				}
@@ -188,7 +201,7 @@ func testModel(t *testing.T, s *suite) {
 				a := m.find(id)
 				switch v.Decision {
 				case "deny":
-					a.state = "denied"
+					a.end("denied", m.now, useWithin)
 				case "escalate":
 					a.escalated = true
 					maps.DeleteFunc(a.approvedBy, func(_ string, up bool) bool { return !up })
@@ -210,7 +223,9 @@ func testModel(t *testing.T, s *suite) {
 					}
 					return nil
 				}) {
-					m.find(id).state, m.find(id).consumedBy = "consumed", event
+					a := m.find(id)
+					a.end("consumed", m.now, 0)
+					a.consumedBy, a.rest = event, a.useBefore.Add(30*24*time.Hour-useWithin)
 				}
 			},
 			"cancel": func(t *rapid.T) {
@@ -222,22 +237,28 @@ func testModel(t *testing.T, s *suite) {
 					}
 					return nil
 				}) {
-					m.find(id).state = "cancelled"
+					m.find(id).end("cancelled", m.now, time.Minute)
 				}
 			},
 			"expire": func(t *rapid.T) {
-				list, err := s.ExpireApprovals(s.ctx, m.now)
-				fail(err)
 				var got, want []string
-				for _, a := range list {
-					if a.TenantID == m.tenant {
-						got = append(got, a.ID)
+				for {
+					list, err := s.ExpireApprovals(s.ctx, m.now)
+					fail(err)
+					if len(list) == 0 {
+						break // of other runs too
+					}
+					for _, a := range list {
+						if a.TenantID == m.tenant {
+							got = append(got, a.ID)
+						}
 					}
 				}
 				for _, a := range m.approvals {
 					if a.over(m.now) {
 						want = append(want, a.id)
-						a.state = "expired"
+						a.end("expired", m.now, 0)
+						a.recorded = false
 						m.moves++
 					}
 				}
@@ -291,6 +312,31 @@ func testModel(t *testing.T, s *suite) {
 				fail(s.Release(s.ctx, m.tenant, event))
 				m.uses = slices.DeleteFunc(m.uses, func(u modelUse) bool { return u.event == event })
 			},
+			"record": func(t *rapid.T) {
+				m.recorded += recordAll(t, s, m.tenant)
+				for _, a := range m.approvals {
+					a.recorded = true
+				}
+			},
+			"prune": func(t *rapid.T) {
+				before := m.now.Add(-time.Duration(rapid.IntRange(0, 40*24).Draw(t, "kept hours")) * time.Hour)
+				for {
+					n, err := s.Prune(s.ctx, before, m.now)
+					fail(err)
+					if n.None() {
+						break
+					}
+				}
+				m.approvals = slices.DeleteFunc(m.approvals, func(a *modelApproval) bool {
+					if a.open() || !a.recorded || !a.closed.Before(before) || !a.rest.Before(m.now) {
+						return false
+					}
+					if _, err := s.GetApproval(s.ctx, m.tenant, a.id); !errors.Is(err, gate.ErrNotFound) {
+						t.Fatalf("%s is over and was not removed: %v", a.id, err)
+					}
+					return true
+				})
+			},
 			// Reading everything back after each step would take most of the time.
 			"read": func(t *rapid.T) { m.compare(t, s) },
 		})
@@ -327,25 +373,28 @@ func (m *model) compare(t *rapid.T, s *suite) {
 // finish finds one transition for every move, and marks them, so that the next
 // run starts with an empty outbox.
 func (m *model) finish(t *rapid.T, s *suite) {
-	moves := 0
+	if moves := recordAll(t, s, m.tenant) + m.recorded; moves != m.moves {
+		t.Fatalf("%d transitions for %d moves", moves, m.moves)
+	}
+}
+
+// recordAll marks the moves of all tenants and counts those of one.
+func recordAll(t *rapid.T, s *suite, tenant string) (moves int) {
 	for {
 		list, err := s.Unrecorded(s.ctx, 100)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if len(list) == 0 {
-			break
+			return moves
 		}
 		for _, tr := range list {
-			if tr.TenantID == m.tenant {
+			if tr.TenantID == tenant {
 				moves++
 			}
 			if err := s.MarkRecorded(s.ctx, tr.ID); err != nil {
 				t.Fatal(err)
 			}
 		}
-	}
-	if moves != m.moves {
-		t.Fatalf("%d transitions for %d moves", moves, m.moves)
 	}
 }
