@@ -54,6 +54,11 @@ func NewClient(baseURL, key string, hc *http.Client) *Client {
 	return &Client{base: strings.TrimRight(baseURL, "/"), key: key, http: hc}
 }
 
+// String and GoString leave the key out of whatever a client is printed into.
+func (c *Client) String() string { return "ActPass API at " + c.base }
+
+func (c *Client) GoString() string { return c.String() }
+
 // Action is the body of a preflight.
 type Action struct {
 	Tool           string         `json:"tool"`

@@ -8,7 +8,12 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
+	"slices"
+	"strings"
 	"time"
+
+	strict "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
@@ -148,19 +153,21 @@ func (g *guard) waited(ctx context.Context, body json.RawMessage, d *evidence.De
 		if !end.IsZero() {
 			wait = max(0, min(wait, time.Until(end)))
 		}
+		began := time.Now()
 		q := url.Values{"wait": {fmt.Sprintf("%dms", wait.Milliseconds())}}
 		status, text, err := g.repeat(ctx, http.MethodGet, "/api/v1/approvals/"+url.PathEscape(id), q, nil, wait+g.attempt())
 		if err != nil {
 			return nil, err
 		}
 		var a struct {
+			ID    string `json:"id"`
 			State string `json:"state"`
 		}
 		switch {
 		case status != http.StatusOK:
 			return nil, said(status, text)
-		case json.Unmarshal(text, &a) != nil || a.State == "":
-			return nil, unreachable("its answer is no approval", nil)
+		case strict.Unmarshal(text, &a) != nil || a.State == "" || a.ID != id:
+			return nil, unreachable("its answer is not the approval", nil)
 		case a.State == gate.ApprovalExpired:
 			return nil, &GuardError{Kind: GuardExpired, message: fmt.Sprintf("approval %s expired, and %s was not run; call Guard again to ask anew", id, d.Tool)}
 		case a.State != gate.ApprovalPending:
@@ -169,38 +176,63 @@ func (g *guard) waited(ctx context.Context, body json.RawMessage, d *evidence.De
 		case !end.IsZero() && !time.Now().Before(end):
 			return nil, &GuardError{Kind: GuardExpired, message: fmt.Sprintf("nobody decided approval %s in time, and %s was not run; call Guard again, unchanged, to wait for it", id, d.Tool)}
 		}
+		// It answers when something is decided, or when the wait is over: one that
+		// answers at once is asked no faster for it.
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(min(200*time.Millisecond, wait-time.Since(began))):
+		}
 	}
 }
 
-// question asks for the decision. What is not wholly one is none.
+// question asks for the decision. What is not wholly one is none, nor is one about
+// another action, or of a looser mode than was asked for.
 func (g *guard) question(ctx context.Context, body json.RawMessage) (*evidence.Decision, error) {
 	status, text, err := g.repeat(ctx, http.MethodPost, "/api/v1/actions/preflight", nil, body, g.attempt())
 	if err != nil {
 		return nil, err
 	}
+	// Strictly, unlike encoding/json, to which ENFORCEMENT is as good as enforcement.
 	var has struct {
-		Decision *json.RawMessage `json:"decision"`
+		Decision *jsontext.Value `json:"decision"`
 	}
-	decided := json.Unmarshal(text, &has) == nil && has.Decision != nil && (status == http.StatusOK || status == http.StatusForbidden)
+	decided := strict.Unmarshal(text, &has) == nil && has.Decision != nil && (status == http.StatusOK || status == http.StatusForbidden)
 	if !decided && (status < 200 || status > 299) {
 		return nil, said(status, text)
 	}
 	var d evidence.Decision
-	if !decided || json.Unmarshal(text, &d) != nil || !whole(&d) {
+	if !decided || strict.Unmarshal(text, &d) != nil || !whole(&d) {
 		return nil, unreachable("its answer is no decision", nil)
 	}
-	if status == http.StatusForbidden && d.Enforcement != enforcementHold {
+	switch {
+	case d.Tool != g.ask.Tool || d.Resource != g.ask.Resource:
+		return nil, unreachable("its answer is about another action", nil)
+	case slices.Index(modes, d.Mode) < slices.Index(modes, g.ask.Mode):
+		return nil, unreachable(fmt.Sprintf("its answer is of mode %s, and %s was asked for", d.Mode, g.ask.Mode), nil)
+	}
+	blocks := d.Mode == gate.ModeEnforce || d.Mode == gate.ModeStrict
+	if d.Enforcement != enforcementHold && (status == http.StatusForbidden || blocks && d.Decision != "allow") {
 		d.Enforcement = enforcementBlock
 	}
 	return &d, nil
 }
 
+// modes, the looser first.
+var modes = []string{gate.ModeMonitor, gate.ModeWarn, gate.ModeEnforce, gate.ModeStrict}
+
 func whole(d *evidence.Decision) bool {
 	switch d.Enforcement {
 	case enforcementNone, enforcementWarn, enforcementBlock, enforcementHold:
-		return d.Decision != "" && d.EvidenceEventID != "" && d.Tool != "" && d.Explain.MatchedRules != nil && d.Explain.NextSteps != nil
+		return d.Decision != "" && d.ReasonCode != "" && d.Tool != "" && slices.Contains(modes, d.Mode) && d.Explain.MatchedRules != nil && d.Explain.NextSteps != nil &&
+			isID(d.EvidenceEventID) && (d.ApprovalRequestID == "" || isID(d.ApprovalRequestID))
 	}
 	return false
+}
+
+// isID says that s may stand in a path as it is.
+func isID(s string) bool {
+	return s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == ""
 }
 
 // came says what to report of what execute gave. Without an answer of the

@@ -1,12 +1,14 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
+	"mime"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -97,10 +99,12 @@ func (g *guard) repeat(ctx context.Context, method, path string, q url.Values, b
 			return 0, nil, context.Cause(ctx)
 		case errors.Is(err, context.DeadlineExceeded):
 			problem = fmt.Sprintf("no answer within %v", limit)
+		case errors.Is(err, errOther):
+			problem = errOther.Error()
 		case err != nil:
 			problem = "no connection"
 		case status != http.StatusTooManyRequests && status < 500:
-			if !json.Valid(text) {
+			if !json.Valid(text) { // which nil is not
 				return 0, nil, unreachable(fmt.Sprintf("what answers there is not ActPass (HTTP %d, no JSON)", status), nil)
 			}
 			return status, text, nil
@@ -121,6 +125,8 @@ func (g *guard) repeat(ctx context.Context, method, path string, q url.Values, b
 	}
 }
 
+var errOther = errors.New("its answer was to another question")
+
 func (g *guard) once(ctx context.Context, method, path string, q url.Values, body json.RawMessage, key string, limit time.Duration) (int, []byte, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -135,14 +141,30 @@ func (g *guard) once(ctx context.Context, method, path string, q url.Values, bod
 	if method == http.MethodPost {
 		req.Header.Set("Idempotency-Key", key)
 	}
+	// Its id comes back in the answer: one that was meant for another question, on a
+	// connection that somebody mixed up, is none.
+	id := rand.Text()
+	req.Header.Set("X-Request-Id", id)
 	resp, err := g.roundTrip(req)
 	if err != nil {
 		return 0, nil, 0, err
 	}
 	defer resp.Body.Close()
+	if of := resp.Header.Get("X-Request-Id"); of != "" && of != id {
+		return 0, nil, 0, errOther
+	}
 	text, err := readAnswer(resp)
 	if err != nil {
 		return 0, nil, 0, fmt.Errorf("read the answer of %s %s: %w", method, path, err)
+	}
+	if t, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || t != "application/json" {
+		text = nil // a page of somebody else's, whatever is on it
+	}
+	// Whoever answers: what is secret in the question is in no error.
+	for _, secret := range []string{g.key, g.ask.Passport} {
+		if secret != "" {
+			text = bytes.ReplaceAll(text, []byte(secret), []byte("***"))
+		}
 	}
 	after, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
 	return resp.StatusCode, text, time.Duration(min(max(after, 0), 60)) * time.Second, nil

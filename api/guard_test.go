@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -23,20 +25,23 @@ import (
 // vector is a case of sdk/vectors/guard.json; its README says what each part means.
 type vector struct {
 	Name, Mode, OnApproval, Execute string
-	Preflight, Approval             []vectorAnswer
+	ApprovalTimeoutMS, AbortAfterMS int
+	Preflight, Approval, Report     []vectorAnswer
 	Expect                          struct {
-		Executed        int
-		Decision, Error *string
-		Outcome         map[string]any
-		Warning, OneKey bool
-		Preflights      int
+		Executed            int
+		Decision, Error     *string
+		Outcome             map[string]any
+		Warning, OneKey     bool
+		Preflights, Reports int
+		Reported            *bool
 	}
 }
 
 type vectorAnswer struct {
-	Status               int
-	Body                 json.RawMessage
-	Unreachable, Timeout bool
+	Status                    int
+	Headers                   map[string]*string
+	Body                      json.RawMessage
+	Unreachable, Timeout, Cut bool
 }
 
 type declined struct{ StatusCode int }
@@ -56,15 +61,15 @@ func TestGuardVectors(t *testing.T) {
 	if err := json.Unmarshal(text, &all); err != nil {
 		t.Fatal(err)
 	}
-	if len(all.Cases) < 35 {
+	if len(all.Cases) < 100 {
 		t.Fatalf("only %d cases", len(all.Cases))
 	}
+	// Most of their time is waiting, which t.Parallel shares among the processors.
+	var wg sync.WaitGroup
 	for _, v := range all.Cases {
-		t.Run(v.Name, func(t *testing.T) {
-			t.Parallel()
-			v.run(t, all.Decisions)
-		})
+		wg.Go(func() { t.Run(v.Name, func(t *testing.T) { v.run(t, all.Decisions) }) })
 	}
+	wg.Wait()
 }
 
 func (v *vector) run(t *testing.T, decisions map[string]map[string]any) {
@@ -92,6 +97,12 @@ func (v *vector) run(t *testing.T, decisions map[string]map[string]any) {
 			a = v.Approval[min(looks, len(v.Approval)-1)]
 			looks++
 		default:
+			if ok, _ := path.Match("/api/v1/actions/ev_[1-3]/outcome", r.URL.Path); !ok {
+				t.Errorf("asked for %s", r.URL)
+			}
+			if len(v.Report) > 0 {
+				a = v.Report[min(len(outcomes), len(v.Report)-1)]
+			}
 			outcomes = append(outcomes, in)
 			if strings.Contains(string(body), "4242") {
 				t.Errorf("the report has the error's text: %s", body)
@@ -108,17 +119,39 @@ func (v *vector) run(t *testing.T, decisions map[string]map[string]any) {
 			}
 			panic(http.ErrAbortHandler)
 		}
+		raw := vectorBody(t, a.Body, decisions)
+		h := w.Header()
+		h.Set("Content-Type", "application/json")
+		h.Set("X-Request-Id", r.Header.Get("X-Request-Id"))
+		h.Set("Content-Length", strconv.Itoa(len(raw)))
+		for name, value := range a.Headers {
+			h[http.CanonicalHeaderKey(name)] = nil // nor is one guessed
+			if value != nil {
+				h.Set(name, *value)
+			}
+		}
 		w.WriteHeader(a.Status)
-		w.Write(vectorBody(t, a.Body, decisions))
+		if a.Cut {
+			w.Write(raw[:len(raw)/2])
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		}
+		w.Write(raw)
 	}))
 	defer server.Close()
 	defer close(over)
 
 	own := map[string]error{"throws": errors.New("card 4242 declined"), "throws 402": fmt.Errorf("refund: %w", &declined{402})}[v.Execute]
 	executed := 0
-	r, err := Guard(t.Context(), NewClient(server.URL, "sk_live_test_secret", nil),
+	ctx, enough := t.Context(), errors.New("enough")
+	if v.AbortAfterMS > 0 {
+		var cancel context.CancelCauseFunc
+		ctx, cancel = context.WithCancelCause(ctx)
+		time.AfterFunc(time.Duration(v.AbortAfterMS)*time.Millisecond, func() { cancel(enough) })
+	}
+	r, err := Guard(ctx, NewClient(server.URL, "sk_live_test_secret", nil),
 		Action{Tool: "stripe.refund.create", Resource: "stripe:charge:ch_123", Args: map[string]any{"amount": 4900}, AgentID: "support_agent", Mode: v.Mode},
-		GuardOptions{Wait: v.OnApproval == "wait", Attempt: 300 * time.Millisecond},
+		GuardOptions{Wait: v.OnApproval == "wait", WaitFor: time.Duration(v.ApprovalTimeoutMS) * time.Millisecond, Attempt: time.Second},
 		func(context.Context, *evidence.Decision) (string, error) { executed++; return "done", own })
 
 	mu.Lock()
@@ -136,6 +169,8 @@ func (v *vector) run(t *testing.T, decisions map[string]map[string]any) {
 	case err == nil:
 	case own != nil && errors.Is(err, own):
 		kind = new("own")
+	case errors.Is(err, enough):
+		kind, word = new("aborted"), nil
 	case errors.As(err, &fault):
 		kind = &fault.Kind
 		if fault.Decision != r.Decision || len(fault.Error()) < 20 || strings.Contains(fault.Error(), "sk_live") {
@@ -145,8 +180,20 @@ func (v *vector) run(t *testing.T, decisions map[string]map[string]any) {
 		t.Errorf("error %v", err)
 	}
 	want := []map[string]any{}
-	if e.Outcome != nil {
-		want = append(want, e.Outcome)
+	for range max(e.Reports, 1) {
+		if e.Outcome != nil {
+			want = append(want, e.Outcome)
+		}
+	}
+	if e.Reported != nil && e.Reports == 0 {
+		want = want[:0]
+		for range outcomes {
+			want = append(want, e.Outcome)
+		}
+	}
+	reported := e.Outcome != nil
+	if e.Reported != nil {
+		reported = *e.Reported
 	}
 	got := []map[string]any{}
 	for _, o := range outcomes {
@@ -156,7 +203,7 @@ func (v *vector) run(t *testing.T, decisions map[string]map[string]any) {
 	if diff := cmp.Diff([]any{e.Decision, e.Error, e.Warning, want}, []any{word, kind, r.Warning != "", got}); diff != "" {
 		t.Errorf("decision, error, warning, outcome (-want +got):\n%s%v", diff, err)
 	}
-	if err == nil && r.Result != "done" || r.Reported != (e.Outcome != nil) {
+	if err == nil && r.Result != "done" || r.Reported != reported {
 		t.Errorf("%+v", r)
 	}
 	if e.Preflights > 0 && len(keys) != e.Preflights {
@@ -183,7 +230,9 @@ func vectorBody(t *testing.T, raw json.RawMessage, decisions map[string]map[stri
 		whole := map[string]any{}
 		for _, m := range []map[string]any{decisions[name], b} {
 			for k, v := range m {
-				whole[k] = v
+				if whole[k] = v; v == nil {
+					delete(whole, k)
+				}
 			}
 		}
 		delete(whole, "$d")

@@ -3,15 +3,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-from typing import Any, Awaitable, Callable, Dict, Mapping, Optional, Tuple, TypeVar, Union, cast, overload
+from typing import Any, Awaitable, Callable, Dict, Mapping, Optional, Sequence, Tuple, TypeVar, Union, cast, overload
 
 from . import _core
 from ._client import Args, Text, _fields, tell
-from ._core import Answer, Ask, GuardResult, NoAnswer, Run, Settings, Sleep, Steps
+from ._core import Action, Answer, Ask, GuardResult, NoAnswer, OnApproval, Run, Settings, Sleep, Steps, bare
 from ._decorate import Bound, check, is_coroutine_function
-from ._errors import MisusedError
+from ._errors import ActPassError, MisusedError
 from ._http import MAX_ANSWER, split
-from .wire import JWKS, Approval, Decision, IssuedPassport, Mode, PassportVerdict, RevokedPassport
+from .wire import JWKS, Approval, Constraints, Decision, IssuedPassport, Mode, PassportVerdict, RevokedPassport, RiskTier
 
 T = TypeVar("T")
 AF = TypeVar("AF", bound=Callable[..., Awaitable[Any]])
@@ -44,6 +44,7 @@ class AsyncActPass:
         try:
             step = next(steps)
             while True:
+                fault: Optional[BaseException] = None
                 try:
                     got: Any = None
                     if isinstance(step, Ask):
@@ -56,11 +57,14 @@ class AsyncActPass:
                         if hasattr(got, "__await__"):
                             got = await got
                 except BaseException as e:
-                    step = steps.throw(e)
-                else:
-                    step = steps.send(got)
+                    fault = e
+                # Not while it is handled: it would be the context of what comes of it.
+                step = steps.send(got) if fault is None else steps.throw(fault)
         except StopIteration as e:
             return cast(T, e.value)
+        except ActPassError as e:
+            # The frames below hold what was asked, and with it what is secret.
+            raise e.with_traceback(None)
 
     @overload
     def guard(
@@ -75,7 +79,7 @@ class AsyncActPass:
         mode: Optional[Mode] = None,
         passport: Optional[str] = None,
         idempotency_key: Optional[str] = None,
-        on_approval: str = "return",
+        on_approval: OnApproval = "return",
         approval_timeout: Optional[float] = None,
     ) -> Awaitable[GuardResult[T]]: ...
 
@@ -91,12 +95,12 @@ class AsyncActPass:
         mode: Optional[Mode] = None,
         passport: Text = None,
         idempotency_key: Text = None,
-        on_approval: str = "return",
+        on_approval: OnApproval = "return",
         approval_timeout: Optional[float] = None,
     ) -> Callable[[AF], AF]: ...
 
     def guard(
-        self, *, tool: str, execute: Any = None, on_approval: str = "return", approval_timeout: Optional[float] = None, **action: Any
+        self, *, tool: str, execute: Any = None, on_approval: OnApproval = "return", approval_timeout: Optional[float] = None, **action: Any
     ) -> Any:
         """As ``ActPass.guard``; ``execute`` may be async or not, a decorated function must be async."""
         action = _fields(tool, action)
@@ -134,23 +138,45 @@ class AsyncActPass:
         idempotency_key: Optional[str] = None,
     ) -> Decision:
         """The decision on an action. Nothing is run, and nothing used up."""
-        action = {
+        action = Action({
             "tool": tool, "resource": resource, "args": args, "goal": goal, "user_id": user_id,
             "mode": mode, "passport": passport, "idempotency_key": idempotency_key,
-        }  # fmt: skip
-        return await self._drive(_core.preflight(self._s, _core.action_body(self._s, action)))
+        })  # fmt: skip
+        del args, passport  # which an error reporter would show
+        return await self._drive(_core.asked(self._s, action))
 
     async def wait_for_approval(self, approval_id: str, timeout: Optional[float] = None) -> Approval:
         """The approval once it is not pending any more, or as it is after ``timeout`` seconds."""
         return await self._drive(_core.wait_for_approval(self._s, approval_id, timeout))
 
-    async def issue_passport(self, **passport: Any) -> IssuedPassport:
-        """Makes a passport; the fields are those of ``wire.NewPassport``, ``agent_id`` this client's unless given."""
-        return cast(IssuedPassport, await self._drive(_core.post(self._s, "/api/v1/passports/issue", {"agent_id": self.agent_id, **passport})))
+    async def issue_passport(
+        self,
+        *,
+        allowed_tools: Sequence[str],
+        allowed_resources: Sequence[str],
+        agent_id: Optional[str] = None,
+        user_id: Optional[str] = None,
+        goal: Optional[str] = None,
+        resource_constraints: Optional[Constraints] = None,
+        risk_tier: Optional[RiskTier] = None,
+        approval_hash: Optional[str] = None,
+        audience: Optional[str] = None,
+        tenant_id: Optional[str] = None,
+        ttl: Optional[int] = None,
+    ) -> IssuedPassport:
+        """Makes a passport; ``agent_id`` is this client's unless given, ``ttl`` is in seconds."""
+        wish = {
+            "agent_id": agent_id or self.agent_id, "allowed_tools": list(allowed_tools), "allowed_resources": list(allowed_resources), "user_id": user_id,
+            "goal": goal, "resource_constraints": resource_constraints, "risk_tier": risk_tier, "approval_hash": approval_hash, "audience": audience,
+            "tenant_id": tenant_id, "ttl": ttl,
+        }  # fmt: skip
+        return cast(IssuedPassport, await self._drive(_core.post(self._s, "/api/v1/passports/issue", wish)))
 
     async def verify_passport(self, token: str, audience: Optional[str] = None) -> PassportVerdict:
         """Asks whether a token is good here; ``audience`` is the sidecar's own unless given."""
-        return cast(PassportVerdict, await self._drive(_core.post(self._s, "/api/v1/passports/verify", {"token": token, "audience": audience})))
+        steps = _core.post(self._s, "/api/v1/passports/verify", {"token": token, "audience": audience}, secret=token)
+        del token  # which an error reporter would show
+        return cast(PassportVerdict, await self._drive(steps))
 
     async def revoke_passport(self, jti: str, reason: Optional[str] = None) -> RevokedPassport:
         """Ends a passport by its ``jti``."""
@@ -165,10 +191,10 @@ async def _attempt(s: Settings, ask: Ask) -> Answer:
     try:
         return await asyncio.wait_for(_exchange(s, ask), ask.timeout)
     except asyncio.TimeoutError as e:
-        raise NoAnswer(f"no answer within {round(ask.timeout * 1000)} ms") from e
+        raise NoAnswer(f"no answer within {round(ask.timeout * 1000)} ms") from bare(e)
     except (OSError, EOFError, ValueError) as e:
         # ValueError: a line that is too long, or an answer that is no HTTP.
-        raise NoAnswer("no connection") from e
+        raise NoAnswer("no connection") from bare(e)
 
 
 async def _exchange(s: Settings, ask: Ask) -> Answer:
@@ -193,7 +219,7 @@ async def _exchange(s: Settings, ask: Ask) -> Answer:
         status, said = await _head(reader)
         while 100 <= status < 200:
             status, said = await _head(reader)
-        return Answer(status, said.get("retry-after"), await _body(reader, status, said))
+        return Answer(ask, status, said, await _body(reader, status, said))
     finally:
         writer.close()
 

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import Any, Callable, Mapping, Optional, TypeVar, Union, cast, overload
+from typing import Any, Callable, Mapping, Optional, Sequence, TypeVar, Union, cast, overload
 
 from . import _core
-from ._core import Ask, GuardResult, NoAnswer, Run, Settings, Sleep, Steps
+from ._core import Action, Ask, GuardResult, NoAnswer, OnApproval, Run, Settings, Sleep, Steps
 from ._decorate import Bound, check
-from ._errors import MisusedError
+from ._errors import ActPassError, MisusedError
 from ._http import Transport
-from .wire import JWKS, Approval, Decision, IssuedPassport, Mode, PassportVerdict, RevokedPassport
+from .wire import JWKS, Approval, Constraints, Decision, IssuedPassport, Mode, PassportVerdict, RevokedPassport, RiskTier
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,6 +59,7 @@ class ActPass:
         try:
             step = next(steps)
             while True:
+                fault: Optional[BaseException] = None
                 try:
                     got: Any = None
                     if isinstance(step, Ask):
@@ -68,11 +69,14 @@ class ActPass:
                     elif isinstance(step, Run):
                         got = _execute(execute)
                 except BaseException as e:
-                    step = steps.throw(e)
-                else:
-                    step = steps.send(got)
+                    fault = e
+                # Not while it is handled: it would be the context of what comes of it.
+                step = steps.send(got) if fault is None else steps.throw(fault)
         except StopIteration as e:
             return cast(T, e.value)
+        except ActPassError as e:
+            # The frames below hold what was asked, and with it what is secret.
+            raise e.with_traceback(None)
 
     @overload
     def guard(
@@ -87,7 +91,7 @@ class ActPass:
         mode: Optional[Mode] = None,
         passport: Optional[str] = None,
         idempotency_key: Optional[str] = None,
-        on_approval: str = "return",
+        on_approval: OnApproval = "return",
         approval_timeout: Optional[float] = None,
     ) -> GuardResult[T]: ...
 
@@ -103,12 +107,12 @@ class ActPass:
         mode: Optional[Mode] = None,
         passport: Text = None,
         idempotency_key: Text = None,
-        on_approval: str = "return",
+        on_approval: OnApproval = "return",
         approval_timeout: Optional[float] = None,
     ) -> Callable[[F], F]: ...
 
     def guard(
-        self, *, tool: str, execute: Any = None, on_approval: str = "return", approval_timeout: Optional[float] = None, **action: Any
+        self, *, tool: str, execute: Any = None, on_approval: OnApproval = "return", approval_timeout: Optional[float] = None, **action: Any
     ) -> Any:
         """Runs an action when the decision lets it, at most once, and reports what came of it.
 
@@ -153,23 +157,45 @@ class ActPass:
         idempotency_key: Optional[str] = None,
     ) -> Decision:
         """The decision on an action. Nothing is run, and nothing used up."""
-        action = {
+        action = Action({
             "tool": tool, "resource": resource, "args": args, "goal": goal, "user_id": user_id,
             "mode": mode, "passport": passport, "idempotency_key": idempotency_key,
-        }  # fmt: skip
-        return self._drive(_core.preflight(self._s, _core.action_body(self._s, action)))
+        })  # fmt: skip
+        del args, passport  # which an error reporter would show
+        return self._drive(_core.asked(self._s, action))
 
     def wait_for_approval(self, approval_id: str, timeout: Optional[float] = None) -> Approval:
         """The approval once it is not pending any more, or as it is after ``timeout`` seconds."""
         return self._drive(_core.wait_for_approval(self._s, approval_id, timeout))
 
-    def issue_passport(self, **passport: Any) -> IssuedPassport:
-        """Makes a passport; the fields are those of ``wire.NewPassport``, ``agent_id`` this client's unless given."""
-        return cast(IssuedPassport, self._drive(_core.post(self._s, "/api/v1/passports/issue", {"agent_id": self.agent_id, **passport})))
+    def issue_passport(
+        self,
+        *,
+        allowed_tools: Sequence[str],
+        allowed_resources: Sequence[str],
+        agent_id: Optional[str] = None,
+        user_id: Optional[str] = None,
+        goal: Optional[str] = None,
+        resource_constraints: Optional[Constraints] = None,
+        risk_tier: Optional[RiskTier] = None,
+        approval_hash: Optional[str] = None,
+        audience: Optional[str] = None,
+        tenant_id: Optional[str] = None,
+        ttl: Optional[int] = None,
+    ) -> IssuedPassport:
+        """Makes a passport; ``agent_id`` is this client's unless given, ``ttl`` is in seconds."""
+        wish = {
+            "agent_id": agent_id or self.agent_id, "allowed_tools": list(allowed_tools), "allowed_resources": list(allowed_resources), "user_id": user_id,
+            "goal": goal, "resource_constraints": resource_constraints, "risk_tier": risk_tier, "approval_hash": approval_hash, "audience": audience,
+            "tenant_id": tenant_id, "ttl": ttl,
+        }  # fmt: skip
+        return cast(IssuedPassport, self._drive(_core.post(self._s, "/api/v1/passports/issue", wish)))
 
     def verify_passport(self, token: str, audience: Optional[str] = None) -> PassportVerdict:
         """Asks whether a token is good here; ``audience`` is the sidecar's own unless given."""
-        return cast(PassportVerdict, self._drive(_core.post(self._s, "/api/v1/passports/verify", {"token": token, "audience": audience})))
+        steps = _core.post(self._s, "/api/v1/passports/verify", {"token": token, "audience": audience}, secret=token)
+        del token  # which an error reporter would show
+        return cast(PassportVerdict, self._drive(steps))
 
     def revoke_passport(self, jti: str, reason: Optional[str] = None) -> RevokedPassport:
         """Ends a passport by its ``jti``."""
@@ -190,12 +216,12 @@ def _execute(f: Optional[Callable[[], Any]]) -> Any:
     return got
 
 
-def _fields(tool: str, action: Mapping[str, Any]) -> "dict[str, Any]":
+def _fields(tool: str, action: Mapping[str, Any]) -> Action:
     known = ("resource", "args", "goal", "user_id", "mode", "passport", "idempotency_key")
     for name in action:
         if name not in known:
             raise TypeError(f"guard() got an unexpected keyword argument {name!r}")
-    return {"tool": tool, **action}
+    return Action({"tool": tool, **action})
 
 
 def tell(r: GuardResult[Any], tool: str) -> None:

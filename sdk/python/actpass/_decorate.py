@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Callable, Dict, Mapping, Tuple
 
+from ._core import Action
 from ._errors import MisusedError
 
 # Of code objects: a generator's body does not run when it is called.
@@ -39,7 +40,7 @@ class Bound:
         self._signature = inspect.signature(f)
         self._action = action
 
-    def action(self, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> Dict[str, Any]:
+    def action(self, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> Action:
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         names: Dict[str, Any] = {}
@@ -48,7 +49,7 @@ class Bound:
                 names.update(value)
             elif name not in ("self", "cls"):
                 names[name] = value
-        out = dict(self._action)
+        out = Action(self._action)
         for field in ("resource", "args", "user_id", "goal", "passport", "idempotency_key"):
             v = out.get(field)
             if callable(v):

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, List, Optional, Tuple
 
-from ._core import Answer, Ask, NoAnswer, Settings
+from ._core import Answer, Ask, NoAnswer, Settings, bare
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection
@@ -94,7 +94,12 @@ class Transport:
             if self._pid != os.getpid():
                 # The parent's: two processes on one connection would get each other's answers.
                 self._idle, self._pid = [], os.getpid()
-            return self._idle.pop() if self._idle else None
+            while self._idle:
+                c = self._idle.pop()
+                if not _readable(c.sock.sock):  # type: ignore[union-attr]
+                    return c
+                c.close()
+            return None
 
     def _give(self, c: "HTTPConnection") -> None:
         with self._lock:
@@ -113,14 +118,14 @@ class Transport:
                 c = kept or self._connect(ask.timeout)
                 return self._send(c, ask, end)
             except TimeoutError as e:
-                raise NoAnswer(f"no answer within {round(ask.timeout * 1000)} ms") from e
+                raise NoAnswer(f"no answer within {round(ask.timeout * 1000)} ms") from bare(e)
             except (OSError, HTTPException) as e:
                 if _timed_out(e):
-                    raise NoAnswer(f"no answer within {round(ask.timeout * 1000)} ms") from e
+                    raise NoAnswer(f"no answer within {round(ask.timeout * 1000)} ms") from bare(e)
                 # A kept connection may have been closed while it was idle; that says
                 # nothing of the server, and the Idempotency-Key makes it safe.
                 if kept is None:
-                    raise NoAnswer("no connection") from e
+                    raise NoAnswer("no connection") from bare(e)
 
     def _connect(self, timeout: float) -> "HTTPConnection":
         from http.client import HTTPConnection, HTTPSConnection
@@ -142,13 +147,28 @@ class Transport:
             raw = r.read(MAX_ANSWER + 1)
             if len(raw) > MAX_ANSWER:
                 raise OSError("the answer is larger than 8 MiB")
+            if r.length:
+                raise OSError("the answer is cut off")
+            answer = Answer(ask, r.status, {k.lower(): v for k, v in r.getheaders()}, raw)
             done = r.isclosed() and not r.will_close
-            return Answer(r.status, r.getheader("Retry-After"), raw)
+            return answer
         finally:
             if done:
                 self._give(c)
             else:
                 c.close()
+
+
+def _readable(sock: Any) -> bool:
+    """Whether something came on a connection that nothing was asked on: its end, or
+    an answer too many, which would be taken for the next one's."""
+    import select
+
+    if not hasattr(select, "poll"):
+        return bool(select.select([sock], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _timed_out(e: BaseException) -> bool:

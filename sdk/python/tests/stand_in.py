@@ -2,13 +2,19 @@
 
 import http.server
 import json
+import re
 import threading
 
 
+def present(d):
+    return {k: v for k, v in d.items() if v is not None}
+
+
 class StandIn:
-    def __init__(self, case, decisions):
+    def __init__(self, case, decisions, fit=False):
+        """``fit``: a decision is about what was asked, whatever it says."""
         self.case, self.decisions = case, decisions
-        self.keys, self.outcomes, self.questions, self.looks, self.heads = [], [], [], 0, []
+        self.keys, self.outcomes, self.questions, self.looks, self.heads, self.strays = [], [], [], 0, [], []
         self.over = threading.Event()
         outer = self
 
@@ -29,12 +35,18 @@ class StandIn:
                     return
                 body = a["body"]
                 if isinstance(body, dict) and "$d" in body:
-                    body = {**outer.decisions[body["$d"]], **{k: v for k, v in body.items() if k != "$d"}}
+                    body = present({**outer.decisions[body["$d"]], **body, "$d": None})
+                    if fit:
+                        body.update(tool=outer.questions[-1]["tool"], resource=outer.questions[-1].get("resource", ""))
                 raw = (body if isinstance(body, str) else json.dumps(body)).encode()
                 self.send_response(a["status"])
-                self.send_header("Content-Length", str(len(raw)))
+                head = {"content-type": "application/json", "x-request-id": self.headers["x-request-id"], "content-length": str(len(raw)), **a.get("headers", {})}
+                for name, value in present(head).items():
+                    self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(raw)
+                self.wfile.write(raw[: len(raw) // 2] if a.get("cut") else raw)
+                if a.get("cut"):
+                    self.close_connection = True
 
             do_GET = do_POST = do
 
@@ -59,8 +71,12 @@ class StandIn:
             a = c["approval"][min(self.looks, len(c["approval"]) - 1)]
             self.looks += 1
             return a
+        if not re.fullmatch(r"/api/v1/actions/ev_\d/outcome", path):
+            self.strays.append(path)
+            return {"status": 500, "body": "asked for what is not there"}
+        report = c.get("report") or [{"status": 200, "body": {"evidence_event_id": "ev_1", "state": "succeeded"}}]
         self.outcomes.append(json.loads(text))
-        return {"status": 200, "body": {"evidence_event_id": "ev_1", "state": "succeeded"}}
+        return report[min(len(self.outcomes), len(report)) - 1]
 
     def __enter__(self):
         return self

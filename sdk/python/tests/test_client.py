@@ -14,8 +14,8 @@ KEY = "sk_live_top_secret"
 
 def answering(*names):
     status = {"allow": 200, "deny": 403, "hold": 200, "warned": 200}
-    body = {"warned": {"$d": "deny", "decision": "warn", "enforcement": "warn"}}
-    return StandIn({"preflight": [{"status": status[n], "body": body.get(n, {"$d": n})} for n in names]}, DECISIONS)
+    body = {"warned": {"$d": "deny", "decision": "warn", "enforcement": "warn", "mode": "warn"}}
+    return StandIn({"preflight": [{"status": status[n], "body": body.get(n, {"$d": n})} for n in names]}, DECISIONS, fit=True)
 
 
 class Client(unittest.TestCase):
@@ -170,7 +170,7 @@ class Client(unittest.TestCase):
     def test_args_that_change_while_it_runs_are_not_asked_about(self):
         args = {"amount": 1}
         case = {"preflight": [{"status": 200, "body": {"$d": "hold"}}, {"status": 200, "body": {"$d": "allow"}}], "approval": [{"status": 200, "body": {"id": "apr_1", "state": "approved"}}]}
-        with StandIn(case, DECISIONS) as server:
+        with StandIn(case, DECISIONS, fit=True) as server:
             answer = server.answer
 
             def changing(path, headers, text):

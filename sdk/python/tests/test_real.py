@@ -137,8 +137,8 @@ class Real(unittest.TestCase):
 
     def test_a_wrong_field_is_named(self):
         with self.assertRaises(MisusedError) as e:
-            self.agent.issue_passport(allowed_tools=["*"], allowed_resources=["*"], nonsense=1)
-        self.assertEqual((e.exception.status, e.exception.field), (400, "nonsense"))
+            self.agent.issue_passport(allowed_tools=["*"], allowed_resources=["*"], ttl=-1)
+        self.assertEqual((e.exception.status, e.exception.field), (400, "ttl"))
 
     def test_the_readme_as_it_stands(self):
         snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import pathlib
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 
 from actpass import ActPass, ActPassError, AsyncActPass
 from stand_in import StandIn
@@ -16,12 +17,21 @@ class Own(Exception):
     pass
 
 
+def options(case):
+    more = {"on_approval": case["onApproval"]} if "onApproval" in case else {}
+    if "approvalTimeoutMs" in case:
+        more["approval_timeout"] = case["approvalTimeoutMs"] / 1000
+    return more
+
+
 class GuardVectors(unittest.TestCase):
-    """The rules, by the blocking client."""
+    """The rules, by the blocking client, whose caller cannot give up."""
+
+    aborts = False
 
     def guard(self, url, case, execute):
-        more = {"on_approval": case["onApproval"]} if "onApproval" in case else {}
-        with ActPass("sk_live_test_secret", "support_agent", base_url=url, timeout=0.3, retries=2) as a:
+        more = options(case)
+        with ActPass("sk_live_test_secret", "support_agent", base_url=url, timeout=1, retries=2) as a:
             return a.guard(
                 tool="stripe.refund.create", resource="stripe:charge:ch_123", args={"amount": 4900}, mode=case.get("mode"), execute=execute, **more
             )
@@ -47,12 +57,13 @@ class GuardVectors(unittest.TestCase):
                     self.assertEqual(r.unwrap(), "done")
                 self.assertNotIn("sk_live", repr(r))
                 self.assertNotIn("4242", repr(r))
-            except ActPassError as e:
-                decision, error, executed, warning = None, e, False, None
+                reported = r.reported
+            except (ActPassError, asyncio.CancelledError) as e:
+                decision, error, executed, warning, reported = None, e, False, None, None
             self.assertEqual(len(ran), expect["executed"], "executed")
             self.assertEqual(executed, expect["executed"] == 1)
             self.assertEqual(decision and decision["decision"], expect["decision"], "decision")
-            kind = "own" if error is own else error and error.kind
+            kind = "own" if error is own else "aborted" if isinstance(error, asyncio.CancelledError) else error and error.kind
             self.assertEqual(kind, expect["error"], repr(error))
             self.assertEqual(warning is not None, expect.get("warning", False), "warning")
             if isinstance(error, ActPassError):
@@ -61,7 +72,11 @@ class GuardVectors(unittest.TestCase):
                 self.assertEqual(error.decision, decision)
             self.assertNotIn("4242", json.dumps(server.outcomes), "the report holds no text of the error")
             said = [{k: v for k, v in o.items() if k != "error"} for o in server.outcomes]
-            self.assertEqual(said, [expect["outcome"]] if expect["outcome"] else [], "outcome")
+            times = expect.get("reports") or max(len(said) if "report" in c else 1, 1)
+            self.assertEqual(said, [expect["outcome"]] * times if expect["outcome"] else [], "outcome")
+            if expect["outcome"]:
+                self.assertEqual(reported, expect.get("reported", True), "reported")
+            self.assertEqual(server.strays, [])
             for q in server.questions:
                 self.assertEqual((q["intent"], q.get("mode")), ("execute", c.get("mode")))
             if "preflights" in expect:
@@ -70,27 +85,42 @@ class GuardVectors(unittest.TestCase):
                 self.assertTrue(server.keys[0] and len(set(server.keys)) == 1, server.keys)
 
     def test_all(self):
-        self.assertGreater(len(DOC["cases"]), 20)
-        for c in DOC["cases"]:
-            with self.subTest(c["name"]):
+        cases = [c for c in DOC["cases"] if self.aborts or "abortAfterMs" not in c]
+        self.assertGreater(len(cases), 100)
+
+        def run(c):
+            try:
                 self.run_case(c)
+            except BaseException as e:
+                return e
+
+        with ThreadPoolExecutor(8) as pool:
+            for c, fault in zip(cases, pool.map(run, cases)):
+                with self.subTest(c["name"]):
+                    if fault:
+                        raise fault
 
 
 class AsyncGuardVectors(GuardVectors):
     """The same, by the client for asyncio, whose action is async, too."""
 
+    aborts = True
+
     def guard(self, url, case, execute):
-        more = {"on_approval": case["onApproval"]} if "onApproval" in case else {}
+        more = options(case)
 
         async def action():
             await asyncio.sleep(0)
             return execute()
 
         async def go():
-            a = AsyncActPass("sk_live_test_secret", "support_agent", base_url=url, timeout=0.3, retries=2)
-            return await a.guard(
+            a = AsyncActPass("sk_live_test_secret", "support_agent", base_url=url, timeout=1, retries=2)
+            t = asyncio.ensure_future(a.guard(
                 tool="stripe.refund.create", resource="stripe:charge:ch_123", args={"amount": 4900}, mode=case.get("mode"), execute=action, **more
-            )
+            ))  # fmt: skip
+            if "abortAfterMs" in case:
+                asyncio.get_running_loop().call_later(case["abortAfterMs"] / 1000, t.cancel)
+            return await t
 
         return asyncio.run(go())
 
