@@ -39,6 +39,9 @@ type review struct {
 
 func newReviewCmd() *cobra.Command {
 	var q review
+	var asJSON bool
+	var answers []string
+	var limit int
 	cmd := &cobra.Command{
 		Use:   "review",
 		Short: "Go through what enforce would stop, and make rules of what is right",
@@ -58,10 +61,15 @@ printed. Raise the policy's version before it goes into force.
 
 The log in the data directory is read, whether a sidecar runs or not. Answers may come
 from a pipe, one a line; where they end, so does the review. Exit code 0; 2 when an
-answer from a pipe is none.`,
+answer from a pipe is none.
+
+--json is the same for programs, without a conversation: groups with ids, and with
+--answer what comes of them. With ` + envAPIKey + ` set, and neither --data-dir nor --policy, the
+running sidecar is asked for it (role approver or admin).`,
 		Example: `  actpass review --since 30d --out review.patch && git apply review.patch && actpass test
   actpass review --tool 'stripe.*' --write
-  printf 'accept\nblocked\n' | actpass review --out review.patch`,
+  printf 'accept\nblocked\n' | actpass review --out review.patch
+  actpass review --json --answer 3f2a9c0d1b7e8842=accept`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
@@ -70,8 +78,22 @@ answer from a pipe is none.`,
 			case q.write && q.out != "":
 				return usage("--write applies what --out would write: give one of them")
 			}
+			if err := q.checkJSON(asJSON, answers, limit); err != nil {
+				return err
+			}
 			ctx, stop := interruptible(cmd)
 			defer stop()
+			if asJSON {
+				given, err := readAnswers(answers)
+				if err != nil {
+					return err
+				}
+				r, err := q.report(ctx, cmd, given, limit)
+				if err != nil {
+					return err
+				}
+				return printJSON(cmd.OutOrStdout(), r)
+			}
 			if err := q.begin(cmd); err != nil {
 				return err
 			}
@@ -91,21 +113,18 @@ answer from a pipe is none.`,
 	f.StringVar(&q.dataDir, "data-dir", "", "data directory (else data_dir of the configuration)")
 	f.StringVar(&q.out, "out", "", "write the patch to this `file`")
 	f.StringVar(&q.fixtures, "fixtures", "", "`file` for the fixtures (else fixtures/review_....yaml beside the policy)")
+	f.BoolVar(&asJSON, "json", false, "print the groups as JSON, asking nothing; with --answer, what becomes of them and the patch")
+	f.StringArrayVar(&answers, "answer", nil, "with --json: GROUP=accept, GROUP=blocked or GROUP=ignore; may be repeated")
+	f.IntVar(&limit, "limit", whatif.DefaultLimit, "with --json: groups to show")
+	addAPIFlag(cmd)
 	f.BoolVar(&q.write, "write", false, "change the policy files, and write the fixtures")
 	return cmd
 }
 
 func (q *review) begin(cmd *cobra.Command) error {
 	now := time.Now()
-	var err error
-	if q.from, err = whenText(q.since, now); err != nil {
-		return usage("--since: %v", err)
-	}
-	if q.to, err = whenText(q.until, now); err != nil {
-		return usage("--until: %v", err)
-	}
-	if !q.to.IsZero() && !q.from.Before(q.to) {
-		return usage("--until must be later than --since")
+	if err := q.period(now); err != nil {
+		return err
 	}
 	cfg, rules, err := candidate(cmd, q.policies)
 	if err != nil {

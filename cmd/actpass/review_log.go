@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/actpass/sidecar/api"
@@ -40,22 +39,6 @@ func (e *events) Review(ctx context.Context, q api.ReviewQuery) (whatif.ReviewRe
 	if err != nil {
 		return r, err
 	}
-	c, err := changesOf(walk, embedded, "")
-	if err == nil {
-		r.Notes = append(r.Notes, c.notes...)
-		if r.PatchDir, err = filepath.Abs(cfg.Dir); err == nil {
-			r.Patch, err = c.patch(r.PatchDir)
-		}
-		if err == errAway { // the files stand in several places
-			r.PatchDir = string(filepath.Separator)
-			r.Patch, err = c.patch(r.PatchDir)
-		}
-	}
-	if err != nil {
-		r.Problem = err.Error()
-	}
-	if r.Patch == "" {
-		r.PatchDir = ""
-	}
+	addPatch(&r, walk, cfg, embedded, "")
 	return r, nil
 }
