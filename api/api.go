@@ -107,7 +107,20 @@ type VerifyReport struct {
 	PublicKey string        `json:"public_key"` // verifier key of the checkpoints, note format
 	Finding   *LogFinding   `json:"finding"`    // null when OK
 	Notes     []string      `json:"notes"`      // never null
+	Logs      []SharedLog   `json:"logs,omitempty"`
 	Took      time.Duration `json:"-"`
+}
+
+// SharedLog is what a control finds of one sidecar's log: in its copy in the database.
+type SharedLog struct {
+	Origin    string         `json:"origin"` // the name of the log and of its key
+	Source    string         `json:"source"` // the machine that writes it
+	PublicKey string         `json:"public_key"`
+	OK        bool           `json:"ok"`
+	Records   uint64         `json:"records"`    // that came in
+	Verified  uint64         `json:"verified"`   // that its newest checkpoint covers
+	ShippedAt *evidence.Time `json:"shipped_at"` // null: nothing yet
+	Problem   string         `json:"problem,omitempty"`
 }
 
 // LogFinding is the first thing in the log that is not as it was written.

@@ -58,7 +58,10 @@ func about(subject, down string, err error) error {
 		return nil
 	}
 	var field *gate.FieldError
+	var said *Error
 	switch {
+	case errors.As(err, &said):
+		return said
 	case errors.As(err, &field):
 		return invalid(field.Field, field.Message)
 	case errors.Is(err, gate.ErrNotFound):

@@ -164,6 +164,9 @@ type Store struct {
 	// names a file that holds it instead. It is a secret and shown nowhere.
 	DSN     string `yaml:"dsn"`
 	DSNFile string `yaml:"dsn_file"`
+	// Evidence is shared (default): postgres gets a copy of the log, for a control to
+	// show; or local: it stays in data_dir. Of no effect with sqlite.
+	Evidence string `yaml:"evidence"`
 	// MaxConns bounds the connections to postgres, default 8; one more while calls
 	// are held.
 	MaxConns int `yaml:"max_conns"`
@@ -208,7 +211,7 @@ func Default() *Config {
 		Policy:    Policy{Default: "deny"},
 		Passport:  Passport{Issuer: "actpass", Audience: "actpass"},
 		Limits:    Limits{MaxInspectBytes: 1 << 20, Hold: Duration(50 * time.Second), MaxHolds: 10000, MaxHoldsPerAgent: 1000, APIRate: 200},
-		Store:     Store{Driver: "sqlite", MaxConns: 8, Keep: Duration(30 * 24 * time.Hour)},
+		Store:     Store{Driver: "sqlite", Evidence: "shared", MaxConns: 8, Keep: Duration(30 * 24 * time.Hour)},
 		Evidence:  Evidence{Durability: "sync"},
 		Notify:    Notify{MaxAttempts: 12, Slack: Slack{APIURL: "https://slack.com/api"}},
 		Log:       Log{Level: "info", Format: "json"},

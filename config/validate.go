@@ -74,6 +74,7 @@ func (c *Config) validate(file string, faults *strictyaml.Faults) {
 	oneOf("mapping.unmapped", c.Mapping.Unmapped, "generic", "deny")
 	oneOf("policy.default", c.Policy.Default, "deny", "require_approval", "allow")
 	oneOf("store.driver", c.Store.Driver, "sqlite", "postgres")
+	oneOf("store.evidence", c.Store.Evidence, "shared", "local")
 	c.validateStore(at, faults)
 	oneOf("evidence.durability", c.Evidence.Durability, "sync", "async")
 	c.validateNotify(at, faults)

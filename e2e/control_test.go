@@ -3,6 +3,8 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -35,6 +37,19 @@ func controlled(t *testing.T, n int, dsn string, s settings) (ctl *sidecar, list
 		list = append(list, sc)
 	}
 	return ctl, list
+}
+
+// atControl is an event with its place in the log, as the API gives it.
+type atControl struct {
+	ID       string `json:"id"`
+	Resource string `json:"resource"`
+	Log      struct {
+		Index    uint64 `json:"index"`
+		LeafHash string `json:"leaf_hash"`
+		Origin   string `json:"origin"`
+		Source   string `json:"source"`
+		Seq      uint64 `json:"seq"`
+	} `json:"log"`
 }
 
 // becomes waits until ok holds, at most d.
@@ -161,11 +176,92 @@ func TestControl(t *testing.T) {
 		}
 	})
 
+	// The control shows what happened at every sidecar, and whose record it is; each
+	// log verifies in the database under its sidecar's own key.
+	t.Run("events", func(t *testing.T) {
+		for i, sc := range list {
+			a, err := refundOf(sc, fmt.Sprintf("ch_shown_%d", i), 100+i)
+			must(t, err)
+			if a.status != 200 {
+				t.Fatalf("%d %s", a.status, a.body)
+			}
+		}
+		list[1].kill() // what it recorded is on its disk, and comes when it is back
+		list[1].run()
+		shown := map[string]atControl{}
+		becomes(t, 30*time.Second, "the events of both are shown at the control", func() bool {
+			p, err := admin.Events(ctx, api.EventQuery{Kind: "action", Limit: 200})
+			must(t, err)
+			seen := map[string]bool{}
+			for _, raw := range p.Data {
+				var e atControl
+				must(t, json.Unmarshal(raw, &e))
+				if seen[e.ID] {
+					t.Fatalf("%s is shown twice", e.ID)
+				}
+				seen[e.ID] = true
+				for i := range list {
+					if strings.HasSuffix(e.Resource, fmt.Sprintf("ch_shown_%d", i)) {
+						shown[e.Resource] = e
+					}
+				}
+			}
+			return len(shown) == 2
+		})
+		origins := map[string]bool{}
+		host, _ := os.Hostname()
+		for i, sc := range list {
+			e := shown[fmt.Sprintf("stripe:charge:ch_shown_%d", i)]
+			origins[e.Log.Origin] = true
+			if e.Log.Source != host || e.Log.Seq == 0 {
+				t.Errorf("%s is at %+v", e.ID, e.Log)
+			}
+			var own atControl
+			raw, err := sc.client().Event(ctx, e.ID)
+			must(t, err)
+			must(t, json.Unmarshal(raw, &own))
+			if own.Log.Index != e.Log.Index || own.Log.LeafHash != e.Log.LeafHash || own.Log.Source != "" {
+				t.Errorf("at the sidecar %+v, at the control %+v", own.Log, e.Log)
+			}
+		}
+		if len(origins) != 2 {
+			t.Errorf("the logs are %v", origins)
+		}
+		r, err := admin.Verify(ctx)
+		must(t, err)
+		if !r.OK || len(r.Logs) != 3 {
+			t.Errorf("verified: %+v", r)
+		}
+		for _, l := range r.Logs {
+			if !l.OK || l.Verified == 0 || l.Verified > l.Records {
+				t.Errorf("log %+v", l)
+			}
+		}
+		out, code := ctl.cli("evidence", "tail", "--limit", "200", "--tool", "stripe.refund.create")
+		if code != 0 || !strings.Contains(out, "ch_shown_0") || !strings.Contains(out, "ch_shown_1") || !strings.Contains(out, "at="+host) {
+			t.Errorf("evidence tail: %d %s", code, out)
+		}
+		if err := admin.Export(ctx, io.Discard, api.ExportQuery{}); err == nil || !strings.Contains(err.Error(), "a bundle is of one log") {
+			t.Errorf("export: %v", err)
+		}
+		counts, err := admin.Counts(ctx, time.Now().Add(-time.Hour), "minute")
+		must(t, err)
+		n := int64(0)
+		for _, c := range counts {
+			if c.Tool == "stripe.refund.create" {
+				n += int64(c.Count)
+			}
+		}
+		if n < 100 {
+			t.Errorf("%d calls are counted at the control", n)
+		}
+	})
+
 	t.Run("modes", func(t *testing.T) {
 		m, err := admin.SetMode(ctx, api.NewMode{Tool: "stripe.refund.create", Mode: "strict", Reason: "passports only"})
 		must(t, err)
 		for _, sc := range list {
-			becomes(t, 7*time.Second, "the mode that was set at the control holds", func() bool {
+			becomes(t, 15*time.Second, "the mode that was set at the control holds", func() bool {
 				a, err := refundOf(sc, "ch_mode", 100)
 				must(t, err)
 				return a.status == 403 && a.header.Get("ActPass-Reason") == "passport.required"
@@ -179,7 +275,7 @@ func TestControl(t *testing.T) {
 		raw, err := os.ReadFile(ctl.config)
 		must(t, err)
 		must(t, os.WriteFile(ctl.config, []byte(strings.Replace(string(raw), "hold: 20s", "hold: 21s", 1)), 0o644))
-		becomes(t, 10*time.Second, "the file was read again", func() bool {
+		becomes(t, 30*time.Second, "the file was read again", func() bool {
 			for _, line := range ctl.log() {
 				var m map[string]any
 				if json.Unmarshal([]byte(line), &m) == nil && m["msg"] == "configuration reloaded" {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -22,6 +23,17 @@ type View struct {
 type LogPosition struct {
 	Index    uint64 `json:"index"`
 	LeafHash string `json:"leaf_hash"` // base64 (standard) of the RFC 6962 leaf hash of the event's record
+	// Where the logs of several sidecars are read as one: the name of the log that
+	// Index is of, that of the machine that wrote it, and the place among the records of
+	// all, counted from 1.
+	Origin string `json:"origin,omitempty"`
+	Source string `json:"source,omitempty"`
+	Seq    uint64 `json:"seq,omitempty"`
+}
+
+// placer is a Source that reads several logs as one.
+type placer interface {
+	Place(index uint64) (LogPosition, error)
 }
 
 // MarshalJSON puts log at the end of the event's own members.
@@ -67,12 +79,21 @@ func views(src Source, hits []*hit) ([]View, error) {
 		}
 	}
 	entries, failed := readEntries(src, want)
+	if errors.Is(failed, ErrAway) {
+		return nil, failed // it says nothing about the records
+	}
+	several, _ := src.(placer)
 	first := firstOf(src)
 	list := make([]View, 0, len(hits))
 	for _, h := range hits {
 		v, err := h.view(entries)
 		switch {
 		case err == nil:
+			if several != nil {
+				if v.Log, err = several.Place(h.index); err != nil {
+					return nil, err
+				}
+			}
 			list = append(list, v)
 		case h.index < first:
 		case failed == nil:

@@ -25,6 +25,7 @@ type event struct {
 	Log struct {
 		Index    uint64 `json:"index"`
 		LeafHash string `json:"leaf_hash"`
+		Source   string `json:"source"` // "" for the own log
 	} `json:"log"`
 }
 

@@ -10,7 +10,7 @@ import (
 // dashboard is what the pages are made with; h is the API that they ask.
 func (p *program) dashboard(h http.Handler) web.Options {
 	return web.Options{
-		API: h, Gate: p.gate, Evidence: p.trail, Logger: p.log, Version: version,
+		API: h, Gate: p.gate, Evidence: p.pageEvidence(), Logger: p.log, Version: version,
 		Hosts: func() []string { return p.inForce().Dashboard.Hosts },
 		Addresses: func() web.Addresses {
 			a := web.Addresses{Proxy: p.addresses.proxy, Reverse: p.addresses.reverse, API: p.addresses.api}

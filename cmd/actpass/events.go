@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"time"
 
 	"github.com/actpass/sidecar/api"
@@ -20,8 +21,9 @@ import (
 // itself for verification.
 type events struct {
 	index *store.Index
-	log   *ledger.Log
-	dir   string // of the log
+	log   records
+	own   *ledger.Log // this process's; nil where log is of several
+	dir   string      // of own
 
 	gate     *gate.Gate            // for its rules
 	studies  studies               // readiness, kept between questions
@@ -83,15 +85,24 @@ func (e *events) Verify(ctx context.Context) (api.VerifyReport, error) {
 	if err := e.log.Flush(ctx); err != nil {
 		return api.VerifyReport{}, err
 	}
-	return verifyLog(e.dir, e.log.PublicKey())
+	if e.own == nil {
+		return e.log.(*sharedRecords).verify(ctx)
+	}
+	return verifyLog(e.dir, e.own.PublicKey())
 }
+
+// errManyLogs is why a control exports nothing: a bundle is of one log.
+var errManyLogs = &api.Error{Status: http.StatusConflict, Code: "evidence.many_logs", Message: "a bundle is of one log, and this is a control, which shows those of many: ask the sidecar that the events' log.source names"}
 
 // Export writes the tenant's records, each with its proof, from the log itself.
 func (e *events) Export(ctx context.Context, w io.Writer, q api.ExportQuery) error {
+	if e.own == nil {
+		return errManyLogs
+	}
 	if err := e.log.Flush(ctx); err != nil {
 		return err
 	}
-	_, err := e.log.ExportSelected(ctx, w, ledger.Selection{
+	_, err := e.own.ExportSelected(ctx, w, ledger.Selection{
 		Tenant: q.Tenant, Since: q.Since, Until: q.Until,
 		Owns: func(id string) (bool, error) {
 			_, err := e.index.Event(ctx, q.Tenant, id)

@@ -41,7 +41,17 @@ type event struct {
 	Log struct {
 		Index    uint64 `json:"index"`
 		LeafHash string `json:"leaf_hash"`
+		Source   string `json:"source"` // "" where the log is of one sidecar
+		Seq      uint64 `json:"seq"`    // likewise 0
 	} `json:"log"`
+}
+
+// position is where the event stands in the order of what the API lists.
+func (e *event) position() uint64 {
+	if e.Log.Seq > 0 {
+		return e.Log.Seq - 1
+	}
+	return e.Log.Index
 }
 
 // tailEvery is how often tail -f asks for new events.
@@ -165,7 +175,7 @@ func (t *tail) more(ctx context.Context) error {
 		if err := json.Unmarshal(p.Data[len(p.Data)-1], &oldest); err != nil {
 			return fmt.Errorf("read an event: %w", err)
 		}
-		if oldest.Log.Index < t.next {
+		if oldest.position() < t.next {
 			break
 		}
 		q.Cursor = p.Next
@@ -180,13 +190,13 @@ func (t *tail) print(list []json.RawMessage) error {
 		if err := json.Unmarshal(raw, &e); err != nil {
 			return fmt.Errorf("read an event: %w", err)
 		}
-		if e.Log.Index < t.next {
+		if e.position() < t.next {
 			continue
 		}
 		if err := t.show(raw, &e); err != nil {
 			return err
 		}
-		t.next = e.Log.Index + 1
+		t.next = e.position() + 1
 	}
 	return nil
 }
@@ -217,6 +227,9 @@ func eventLine(e *event) string {
 		}
 	default:
 		parts = append(parts, fmt.Sprintf("%-16s", e.Kind), e.Message)
+	}
+	if e.Log.Source != "" {
+		parts = append(parts, "at="+e.Log.Source)
 	}
 	return plain(strings.Join(append(parts, e.ID), "  "))
 }
@@ -285,7 +298,7 @@ func showEvent(out io.Writer, raw json.RawMessage, e *event) error {
 		return fmt.Errorf("read the event: %w", err)
 	}
 	f := fields{out}
-	f.line("event", e.ID+"  ("+e.Kind+", position "+strconv.FormatUint(e.Log.Index, 10)+" of the log)")
+	f.line("event", e.ID+"  ("+e.Kind+", position "+strconv.FormatUint(e.Log.Index, 10)+" of the log"+prefixed(" of ", e.Log.Source)+")")
 	f.line("time", e.Time.UTC().Format(evidence.TimeLayout))
 	if e.Decision.Decision != "" {
 		f.line("decision", e.Decision.Decision+"  "+e.ReasonCode)

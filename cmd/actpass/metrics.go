@@ -51,7 +51,7 @@ func newMetrics() *metrics {
 	}
 	m.registry.MustRegister(m.decisions, m.tools, m.faults, m.holds, m.overhead,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	for _, kind := range []string{"clock", "evidence", "identity", "index", "loop", "panic", "passport_file", "passport_keys", "reload", "store"} {
+	for _, kind := range []string{"clock", "evidence", "evidence_share", "identity", "index", "loop", "panic", "passport_file", "passport_keys", "reload", "store"} {
 		m.faults.WithLabelValues(kind)
 	}
 	return m
@@ -65,6 +65,13 @@ func (m *metrics) Decided(decision, mode, enforcement, tool string) {
 func (m *metrics) Overhead(d time.Duration) { m.overhead.Observe(d.Seconds()) }
 func (m *metrics) Holds(n int)              { m.holds.Set(float64(n)) }
 func (m *metrics) Fault(kind string)        { m.faults.WithLabelValues(kind).Inc() }
+
+// unshipped shows how far the copy of the log in a shared database is behind.
+func (m *metrics) unshipped(behind func() uint64) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "actpass_evidence_unshipped", Help: "Records of the log that are not in the shared database yet.",
+	}, func() float64 { return float64(behind()) }))
+}
 
 func (m *metrics) label(tool string) string {
 	m.mu.RLock()

@@ -44,6 +44,8 @@ type program struct {
 	storeBack chan struct{}
 	trail     *ledger.Log
 	index     *store.Index
+	shipper   *store.Shipper   // of the log into a shared database; nil: it stays here
+	shared    *store.SharedLog // that the index follows, and not trail; nil: it does not
 	gate      *gate.Gate
 	ca        *proxy.CA
 	proxy     *proxy.Server
@@ -126,6 +128,7 @@ func (p *program) openState(ctx context.Context) error {
 	if p.index, err = store.OpenIndex(filepath.Join(p.dir, "index.db")); err != nil {
 		return err
 	}
+	p.shareEvidence()
 	p.gate, err = gate.New(gate.Options{Store: p.store, Recorder: p.trail, RedactKey: key, Log: p.log, Observer: p.metrics})
 	return err
 }
@@ -273,7 +276,7 @@ func (p *program) listen(ctx context.Context) error {
 func (p *program) apiHandler() http.Handler {
 	h := api.New(api.Options{
 		Gate: p.gate, Logger: p.log,
-		Events:   &events{index: p.index, log: p.trail, dir: filepath.Join(p.dir, "ledger"), gate: p.gate, settings: p.inForce},
+		Events:   p.events(),
 		Channels: p.notifier, Ready: p.ready, Metrics: p.metrics.handler(), Version: version, Rate: p.cfg.Limits.APIRate,
 	})
 	open := p.metrics.handler()
@@ -324,10 +327,13 @@ func (p *program) ready() []api.Check {
 // background starts what runs beside the doors.
 func (p *program) background(ctx context.Context, compiled *config.Compiled) {
 	p.wg.Go(func() {
-		if err := p.index.Follow(ctx, p.trail); err != nil && ctx.Err() == nil {
+		if err := p.follow(ctx); err != nil && ctx.Err() == nil {
 			p.gate.Fault("index", err)
 		}
 	})
+	if p.shipper != nil {
+		p.wg.Go(func() { p.shipper.Run(ctx) })
+	}
 	every := time.Second
 	if p.cfg.Store.Driver == "postgres" { // the others look too
 		every = sharedEvery
@@ -425,6 +431,7 @@ func (p *program) shutdown(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
+	p.shipLast(ctx)
 	p.close()
 	return errors.Join(errs...)
 }

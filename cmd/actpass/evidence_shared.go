@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/actpass/sidecar/api"
+	"github.com/actpass/sidecar/api/web"
+	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/ledger"
+	"github.com/actpass/sidecar/store"
+)
+
+// records are those that queries are about: of this process's own log, or of the logs
+// of all that share a database.
+type records interface {
+	// Flush returns when what was recorded before the call can be read.
+	Flush(ctx context.Context) error
+	Size() uint64
+	Read(from uint64, max int) ([]evidence.Entry, error)
+}
+
+// sharedRecords are those of all sidecars.
+type sharedRecords struct {
+	*store.SharedLog
+	db      *store.Postgres
+	trail   *ledger.Log
+	shipper *store.Shipper
+}
+
+// Flush ships this process's own log too. What others have not shipped yet, it cannot
+// know of.
+func (s *sharedRecords) Flush(ctx context.Context) error {
+	if err := s.trail.Flush(ctx); err != nil {
+		return err
+	}
+	return errors.Join(s.shipper.Ship(ctx), s.Look(ctx))
+}
+
+// verify holds the copy of each sidecar's log to the checkpoint that its own key
+// signed.
+func (s *sharedRecords) verify(ctx context.Context) (api.VerifyReport, error) {
+	began := time.Now()
+	r := api.VerifyReport{OK: true, Notes: []string{}}
+	after := ""
+	for {
+		list, err := s.db.SharedLogs(ctx, after, 100)
+		if err != nil {
+			return r, err
+		}
+		for _, l := range list {
+			after = l.Origin
+			checked, fault, err := s.db.VerifyShared(ctx, l)
+			if err != nil {
+				return r, err
+			}
+			one := api.SharedLog{Origin: l.Origin, Source: l.Source, PublicKey: l.PublicKey, OK: fault == nil, Records: l.Next, Verified: checked}
+			if !l.ShippedAt.IsZero() {
+				one.ShippedAt = &evidence.Time{Time: l.ShippedAt}
+			}
+			if fault != nil {
+				one.Problem = fault.Error()
+				r.OK = false
+				if r.Finding == nil {
+					r.Finding = &api.LogFinding{Index: fault.Index, Problem: "log of " + l.Source + " (" + l.Origin + "): " + fault.Reason}
+				}
+			}
+			r.Records += checked
+			r.TreeSize += l.Next
+			r.Logs = append(r.Logs, one)
+		}
+		if len(list) < 100 {
+			break
+		}
+	}
+	r.Notes = append(r.Notes, fmt.Sprintf("%d logs, each under its own key: `logs` has them one by one. The keys are those that the sidecars brought; compare them with what is known from elsewhere", len(r.Logs)))
+	r.Took = time.Since(began)
+	return r, nil
+}
+
+// shareEvidence makes what copies the log into a shared database, and what shows
+// those of all.
+func (p *program) shareEvidence() {
+	db, ok := p.store.(*store.Postgres)
+	if !ok || p.cfg.Store.Evidence != "shared" {
+		return
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		name = "unknown"
+	}
+	p.shipper = &store.Shipper{To: db, From: p.trail, Source: name, Fault: func(err error) { p.gate.Fault("evidence_share", err) }}
+	p.metrics.unshipped(p.shipper.Behind)
+	if p.role == control {
+		p.shared = db.SharedLog()
+	}
+}
+
+// follow keeps the index in step with the log that queries are about.
+func (p *program) follow(ctx context.Context) error {
+	if p.shared == nil {
+		return p.index.Follow(ctx, p.trail)
+	}
+	if err := p.shared.Begin(ctx); err != nil {
+		return err
+	}
+	return p.index.Follow(ctx, p.shared)
+}
+
+// events is what the API answers questions about the evidence from.
+func (p *program) events() *events {
+	e := &events{index: p.index, log: p.trail, own: p.trail, dir: filepath.Join(p.dir, "ledger"), gate: p.gate, settings: p.inForce}
+	if p.shared != nil {
+		e.own, e.log = nil, &sharedRecords{SharedLog: p.shared, db: p.shipper.To, trail: p.trail, shipper: p.shipper}
+	}
+	return e
+}
+
+// shipLast gives the last records time to get out: a pod's disk may go with it.
+func (p *program) shipLast(ctx context.Context) {
+	if p.shipper == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	err := p.trail.Flush(ctx)
+	if err == nil {
+		err = p.shipper.Ship(ctx)
+	}
+	if err != nil {
+		p.log.Warn("stopped before the shared database had all of the evidence: it is in the data directory, and goes there at the next start",
+			zap.Uint64("records", p.shipper.Behind()), zap.Error(err))
+	}
+}
+
+// pageEvidence is what the pages ask of the log.
+func (p *program) pageEvidence() web.Evidence {
+	if p.shared == nil {
+		return p.trail
+	}
+	return manyLogs{p.shared}
+}
+
+// manyLogs shows when something happened anywhere; proofs are of one log.
+type manyLogs struct{ *store.SharedLog }
+
+func (manyLogs) PublicKey() string { return "" }
+
+func (manyLogs) Proof(uint64) (evidence.Proof, error) {
+	return evidence.Proof{}, errors.New("a proof is of one log, and the control has copies of many: ask the sidecar that wrote the event, or verify the whole here")
+}
