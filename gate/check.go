@@ -283,7 +283,7 @@ func (g *Gate) permit(ctx context.Context, c *call) (*Permit, *Refusal) {
 	c.out.Counted = c.claimed != "" || c.reservation != ""
 	p := &Permit{
 		gate: g, out: c.out, decision: c.event.Decision, started: c.started, tenant: c.Identity.TenantID,
-		recorded: recorded, reservation: c.reservation, passport: c.claimed, approval: c.approval, grant: c.grant, mapped: c.match.Rule != nil,
+		recorded: recorded, reservation: c.reservation, passport: c.claimed, approval: c.approval, grant: c.grant,
 	}
 	if p.decision.Enforcement == enforceWarn {
 		p.warning = warningText(&c.verdict, &p.decision)

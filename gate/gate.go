@@ -114,7 +114,6 @@ type Permit struct {
 	approval    string // that was consumed for it, "" for none
 	rpcID       []byte // of the JSON-RPC message that it sends, nil for none
 	grant       string // of which a use was taken, "" for none
-	mapped      bool   // a mapping rule names the call, and with it whom it goes to
 	done        atomic.Bool
 }
 

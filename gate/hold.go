@@ -373,7 +373,7 @@ func (g *Gate) useApproval(ctx context.Context, c *call, a Approval) (*Permit, *
 	}
 	return &Permit{
 		gate: g, out: c.out, decision: c.event.Decision, started: c.started, tenant: c.Identity.TenantID,
-		recorded: true, reservation: c.reservation, passport: c.claimed, approval: a.ID, rpcID: c.rpcID(), mapped: c.match.Rule != nil,
+		recorded: true, reservation: c.reservation, passport: c.claimed, approval: a.ID, rpcID: c.rpcID(),
 	}, nil
 }
 

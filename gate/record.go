@@ -66,8 +66,7 @@ func (g *Gate) outcomeRecord(eventID string, o evidence.Outcome) (evidence.Recor
 // Done reports the outcome, once; later calls do nothing. It does not wait for
 // the disk. A limit's share is given back when the upstream refused the call
 // with a 4xx or when it never got it; it is kept by a success, a 5xx and a lost
-// answer, which may have happened. The 4xx of an upstream that no mapping rule names
-// is nobody's word: the agent chose whom to ask.
+// answer, which may have happened.
 func (p *Permit) Done(o Outcome) {
 	if p.gate == nil || p.done.Swap(true) {
 		return
@@ -76,7 +75,7 @@ func (p *Permit) Done(o Outcome) {
 	if p.approval != "" {
 		g.flying.land(p.approval)
 	}
-	declined := p.mapped && o.State == evidence.StateForwarded && o.Status >= 400 && o.Status < 500
+	declined := o.State == evidence.StateForwarded && o.Status >= 400 && o.Status < 500
 	if p.reservation != "" && (o.State == evidence.StateRefused || declined) {
 		g.release(p.tenant, p.reservation)
 	}

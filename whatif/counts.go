@@ -58,7 +58,6 @@ type share struct {
 	live     int // parts whose window has not ended
 	released bool
 	held     bool // by a call that would have been held
-	believed bool // a 4xx means that nothing happened
 }
 
 type part struct {
@@ -106,7 +105,7 @@ func (c *counts) apply(s *gate.Supposed, a *action, mode string) {
 	if over || a.question() {
 		return
 	}
-	sh := &share{held: do == "hold", live: len(asked.Limits), believed: a.named() || a.door == string(gate.DoorAPI)}
+	sh := &share{held: do == "hold", live: len(asked.Limits)}
 	for i, r := range asked.Limits {
 		w := c.window(a.tenant, r.Limit, a.at)
 		sh.parts = append(sh.parts, part{w, r.Key, r.Amount})
@@ -132,7 +131,7 @@ func (c *counts) outcome(event, state string, status int) {
 	}
 	switch {
 	case state == evidence.StateRefused,
-		s.believed && state == evidence.StateForwarded && status >= 400 && status < 500,
+		state == evidence.StateForwarded && status >= 400 && status < 500,
 		state == evidence.StateBlocked && s.held:
 		s.released = true
 		for _, p := range s.parts {

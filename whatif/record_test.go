@@ -197,7 +197,6 @@ policies:
 		{"an error of the upstream", evidence.Outcome{State: evidence.StateForwarded, Status: 503}, nil, 3},
 		{"lost", evidence.Outcome{State: evidence.StateAmbiguous}, nil, 3},
 		{"not wanted", evidence.Outcome{State: evidence.StateForwarded, Status: 402}, nil, 0},
-		{"not wanted by whom the agent chose", evidence.Outcome{State: evidence.StateForwarded, Status: 404}, func(e *evidence.Event) { e.Tool, e.MappingRule = "http.post", nil }, 3},
 		{"never sent", evidence.Outcome{State: evidence.StateRefused}, nil, 0},
 		{"attempts at one held call", evidence.Outcome{State: evidence.StateHeld, Status: 503}, func(e *evidence.Event) { e.Approval = &evidence.Approval{ID: "apr_1", State: "pending"} }, 0},
 		{"questions", evidence.Outcome{State: evidence.StateForwarded}, func(e *evidence.Event) { e.Door, e.Outcome = "api", nil }, 0},
