@@ -12,11 +12,11 @@ import (
 // counts for longer. A process that starts later takes the new time of day.
 type steady struct {
 	elapsed func() time.Duration // nil: follow the time of day
-	began   time.Time
-	from    time.Duration
 
-	mu  sync.Mutex
-	off time.Duration // by how much the time of day was set, as last told
+	mu    sync.Mutex
+	began time.Time
+	from  time.Duration // elapsed, then
+	off   time.Duration // by how much the time of day is ahead of it, as last told
 }
 
 // tolerated is how far the two clocks may part before it is worth telling:
@@ -37,10 +37,10 @@ func (s *steady) at(wall time.Time) (now time.Time, err error) {
 	if s.elapsed == nil {
 		return wall, nil
 	}
-	now = s.began.Add(s.elapsed() - s.from)
-	off := wall.Round(0).Sub(now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now = s.began.Add(s.elapsed() - s.from)
+	off := wall.Round(0).Sub(now)
 	if d := off - s.off; d > tolerated || d < -tolerated {
 		err = fmt.Errorf("the clock was set by %s; limits go on by the time that has passed, until the sidecar is started again", d.Round(time.Millisecond))
 		s.off = off
@@ -48,7 +48,22 @@ func (s *steady) at(wall time.Time) (now time.Time, err error) {
 	return now, err
 }
 
-// limitTime is the time by which limits are counted.
+// begin makes now the steady time, when the time of day is wall.
+func (s *steady) begin(now, wall time.Time) {
+	if s.elapsed == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.began, s.from = now.Round(0), s.elapsed()
+	s.off = wall.Round(0).Sub(s.began)
+}
+
+// CountLimitsFrom says what time it is for limits, from now on: the clock of the
+// database that several sidecars share. By their own clocks, which may be apart, one
+// would look to the others like a clock that is set back with every call.
+func (g *Gate) CountLimitsFrom(now time.Time) { g.steady.begin(now, g.now()) }
+
 func (g *Gate) limitTime() time.Time {
 	now, err := g.steady.at(g.now())
 	if err != nil {

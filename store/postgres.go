@@ -152,6 +152,15 @@ func (p *Postgres) Ping(ctx context.Context) error {
 	})
 }
 
+// Clock is the database's own time, which all who share it can count by.
+func (p *Postgres) Clock(ctx context.Context) (time.Time, error) {
+	var now int64
+	if err := p.row(ctx, `SELECT `+dbNow).Scan(&now); err != nil {
+		return time.Time{}, fmt.Errorf("ask for the time: %w", err)
+	}
+	return fromMicros(now), nil
+}
+
 // Close ends the connections. Later calls give the first answer.
 func (p *Postgres) Close() error {
 	p.closing.Do(func() { p.closed = p.pg.close() })

@@ -201,3 +201,13 @@ func TestPostgresSums(t *testing.T) {
 		t.Error(seen, err)
 	}
 }
+
+// TestPostgresClock: the time is the server's.
+func TestPostgresClock(t *testing.T) {
+	s := openPostgres(t, postgres(t).Database(t), PostgresOptions{})
+	before := time.Now()
+	now, err := s.Clock(context.Background())
+	if err != nil || now.Before(before.Add(-time.Second)) || now.After(time.Now().Add(time.Second)) {
+		t.Errorf("%s between %s and %s, %v", now, before, time.Now(), err)
+	}
+}

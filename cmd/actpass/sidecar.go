@@ -138,6 +138,11 @@ func (p *program) recover(ctx context.Context) error {
 	if r := p.trail.Recovered(); r.TruncatedBytes > 0 {
 		p.log.Warn("the evidence log ended in an incomplete batch, which was never acknowledged; it was moved aside", zap.Int64("bytes", r.TruncatedBytes))
 	}
+	if err := p.countByStore(ctx); err != nil {
+		if err = p.without("the clock that limits count by", err); err != nil {
+			return err
+		}
+	}
 	if err := p.gate.LoadModes(ctx); err != nil {
 		if err = p.without("what was set of modes while running", err); err != nil {
 			return err

@@ -74,6 +74,26 @@ func (p *program) without(what string, err error) error {
 	return nil
 }
 
+// countByStore has limits count by the clock of the database, where sidecars share
+// one: by that of each machine they would count apart.
+func (p *program) countByStore(ctx context.Context) error {
+	shared, ok := p.store.(interface {
+		Clock(ctx context.Context) (time.Time, error)
+	})
+	if !ok {
+		return nil
+	}
+	now, err := shared.Clock(ctx)
+	if err != nil {
+		return err
+	}
+	if off := time.Since(now); off.Abs() > time.Second {
+		p.log.Warn("the clocks of this machine and of the database are apart; limits count by the database's", zap.Duration("by", off.Round(time.Millisecond)))
+	}
+	p.gate.CountLimitsFrom(now)
+	return nil
+}
+
 // followShared keeps this sidecar in step with what others put into a shared
 // database, and does what waited for it.
 func (p *program) followShared(ctx context.Context) {
@@ -85,6 +105,10 @@ func (p *program) followShared(ctx context.Context) {
 			return
 		case <-tick.C:
 		case <-p.storeBack:
+			// Also after a start without it; and it may be another server now.
+			if err := p.countByStore(ctx); err != nil {
+				p.fault(ctx, "store", err)
+			}
 			if err := p.gate.RecordTransitions(ctx); err != nil {
 				p.fault(ctx, "evidence", err)
 			}
