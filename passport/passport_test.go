@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -178,6 +179,10 @@ func TestPermits(t *testing.T) {
 		"risk":                 {nil, func(a *Action) { a.Risk = "critical" }, ReasonRisk},
 		"unknown risk":         {nil, func(a *Action) { a.Risk = "odd" }, ReasonRisk},
 		"over the amount":      {nil, func(a *Action) { a.Args["amount"] = int64(25000) }, ReasonConstraint},
+		"below nothing":        {nil, func(a *Action) { a.Args["amount"] = int64(-1) }, ReasonConstraint},
+		"a bit below nothing":  {nil, func(a *Action) { a.Args["amount"] = -0.01 }, ReasonConstraint},
+		"no number":            {nil, func(a *Action) { a.Args["amount"] = math.NaN() }, ReasonConstraint},
+		"nothing":              {nil, func(a *Action) { a.Args["amount"] = int64(0) }, ""},
 		"amount as text":       {nil, func(a *Action) { a.Args["amount"] = "1" }, ReasonConstraint},
 		"no amount":            {nil, func(a *Action) { delete(a.Args, "amount") }, ReasonConstraint},
 		"currency":             {nil, func(a *Action) { a.Args["currency"] = "eur" }, ReasonConstraint},

@@ -101,7 +101,7 @@ func glob(pattern, s string) bool {
 
 // Constraints. A name is one of
 //
-//	max_amount, min_amount   bounds on args.amount
+//	max_amount, min_amount   bounds on args.amount; with max_amount it is not negative
 //	currency                 args.currency equals it
 //	one_of                   {"arg": [values]}: args.arg is one of them
 //	equals                   {"arg": value}
@@ -157,6 +157,11 @@ func holds(name string, v any, args map[string]any) error {
 	}
 	switch name {
 	case "max_amount":
+		got, _ := lookup(args, "amount")
+		if n, ok := number(got); ok && n < 0 {
+			// Where a sign turns a payment around, the amount is bounded no more.
+			return fail(ReasonConstraint, "args.amount is %v, and max_amount is for amounts from 0 on", got)
+		}
 		return bound(args, "amount", v, true)
 	case "min_amount":
 		return bound(args, "amount", v, false)
