@@ -3,7 +3,6 @@ package api
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -71,22 +70,7 @@ func (s *server) review(w http.ResponseWriter, r *http.Request, id gate.Identity
 	if err != nil {
 		return err
 	}
-	select {
-	case s.verify <- struct{}{}:
-		defer func() { <-s.verify }()
-	case <-r.Context().Done():
-		return r.Context().Err()
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), simulationTime)
-	defer cancel()
-	report, err := s.Events.Review(ctx, q)
-	if errors.Is(err, context.DeadlineExceeded) && r.Context().Err() == nil {
-		return invalid("since", "there is more on record than can be judged in a minute: ask for less at a time, or run `actpass review` beside the data directory")
-	}
-	if err != nil {
-		return about("event", evidenceDown, err)
-	}
-	return writeJSON(w, http.StatusOK, report)
+	return s.judgeAgain(w, r, "review", func(ctx context.Context) (any, error) { return s.Events.Review(ctx, q) })
 }
 
 // Review goes through what a mode would stop, by the answers given so far.

@@ -113,6 +113,12 @@ func (s *server) simulate(w http.ResponseWriter, r *http.Request, id gate.Identi
 	if err != nil {
 		return err
 	}
+	return s.judgeAgain(w, r, "simulate", func(ctx context.Context) (any, error) { return s.Events.Simulate(ctx, q) })
+}
+
+// judgeAgain answers with a report over the record. One such report is made at a
+// time, and not for longer than simulationTime; command has no such bound.
+func (s *server) judgeAgain(w http.ResponseWriter, r *http.Request, command string, report func(context.Context) (any, error)) error {
 	select {
 	case s.verify <- struct{}{}:
 		defer func() { <-s.verify }()
@@ -121,14 +127,14 @@ func (s *server) simulate(w http.ResponseWriter, r *http.Request, id gate.Identi
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), simulationTime)
 	defer cancel()
-	report, err := s.Events.Simulate(ctx, q)
+	made, err := report(ctx)
 	if errors.Is(err, context.DeadlineExceeded) && r.Context().Err() == nil {
-		return invalid("since", "there is more on record than can be judged in a minute: ask for less at a time, or run `actpass simulate` beside the data directory")
+		return invalid("since", "there is more on record than can be judged in a minute: ask for less at a time, or run `actpass "+command+"` beside the data directory")
 	}
 	if err != nil {
 		return about("event", evidenceDown, err)
 	}
-	return writeJSON(w, http.StatusOK, report)
+	return writeJSON(w, http.StatusOK, made)
 }
 
 // Simulate asks the record what a candidate would change.
