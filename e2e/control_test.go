@@ -255,6 +255,22 @@ func TestControl(t *testing.T) {
 		if n < 100 {
 			t.Errorf("%d calls are counted at the control", n)
 		}
+		judged := func(when string, least int) {
+			t.Helper()
+			sim, err := admin.Simulate(ctx, api.Simulation{Mode: "strict", Tool: "stripe.refund.create"})
+			must(t, err)
+			ready, err := admin.Readiness(ctx, api.ReadinessQuery{Tool: "stripe.refund.create"})
+			must(t, err)
+			review, err := admin.Review(ctx, api.NewReview{Mode: "strict", Tool: "stripe.refund.create"})
+			must(t, err)
+			if sim.Totals.Events < least || ready.Calls < least || review.Totals.Events < least {
+				t.Errorf("%s: judged again are %d, %d, %d of %d or more", when, sim.Totals.Events, ready.Calls, review.Totals.Events, least)
+			}
+		}
+		judged("the calls of all", int(n))
+		// Somebody takes the oldest away.
+		pg.Exec(t, "test_1", `DELETE FROM evidence_batches WHERE seq = (SELECT min(seq) FROM evidence_batches)`)
+		judged("without the oldest", 1)
 	})
 
 	t.Run("modes", func(t *testing.T) {

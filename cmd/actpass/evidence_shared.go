@@ -43,6 +43,15 @@ func (s *sharedRecords) Flush(ctx context.Context) error {
 	return errors.Join(s.shipper.Ship(ctx), s.Look(ctx))
 }
 
+// Read gives up to max entries from index from on, as a log of one's own: what was
+// taken off the beginning is ledger.ErrRemoved.
+func (s *sharedRecords) Read(from uint64, max int) ([]evidence.Entry, error) {
+	if first := s.First(); from < first {
+		return nil, fmt.Errorf("%w: the oldest left is %d", ledger.ErrRemoved, first)
+	}
+	return s.SharedLog.Read(from, max)
+}
+
 // verify holds the copy of each sidecar's log to the checkpoint that its own key
 // signed.
 func (s *sharedRecords) verify(ctx context.Context) (api.VerifyReport, error) {
