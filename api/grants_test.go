@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/actpass/sidecar/gate"
+	"github.com/actpass/sidecar/mapping"
+	"github.com/actpass/sidecar/policy"
 )
 
 const grantsPath = "/api/v1/grants"
@@ -26,7 +28,9 @@ func (g *fakeGate) RevokeGrant(context.Context, gate.Identity, string, string) (
 	return gate.Grant{ID: "grt_1", Count: 1}, g.err
 }
 
-func (g *fakeGate) Rules() *gate.Rules { return nil }
+func (g *fakeGate) Rules() *gate.Rules {
+	return &gate.Rules{Policy: new(policy.Set), Mapping: new(mapping.Set), Mode: gate.ModeMonitor}
+}
 
 func (g *fakeGate) Beside(*gate.Approval) []gate.RuleBeside { return nil }
 

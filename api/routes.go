@@ -66,6 +66,7 @@ func (s *server) table() []route {
 		{method: "GET", pattern: "/api/v1/evidence/verify", roles: forHumans, do: s.verifyLog},
 		{method: "GET", pattern: "/api/v1/evidence/export", roles: forHumans, do: s.exportLog},
 		{method: "POST", pattern: "/api/v1/simulate", roles: forHumans, do: s.simulate},
+		{method: "POST", pattern: "/api/v1/explain", roles: forHumans, do: s.explain},
 		{method: "POST", pattern: "/api/v1/review", roles: forHumans, do: s.review},
 		{method: "GET", pattern: "/api/v1/readiness", roles: forHumans, do: s.readiness},
 		{method: "GET", pattern: "/api/v1/openapi.yaml", roles: forAll, do: s.openapi},

@@ -125,39 +125,76 @@ func (r *Rules) Explain(head *mapping.Request, body []byte, user, goal string, n
 		rules:   r, started: now,
 	}
 	c.read(r.MaxInspect)
-	v := c.rules.decide(c.reading.Calls, c.Identity, user, goal, nil, now)
+	v := c.suppose(now)
 	v.refuse = closedBy(c.reading.Ambiguous)
+	if c.match.Rule == nil && c.match.UnmappedDenied() && v.effect != policy.Deny && v.refuse == nil {
+		v.effect, v.policy = policy.Deny, c.unmapped()
+	}
+	x := c.explain(&v, now, usage)
+	x.Request = ExplainedRequest{head.Method, head.Scheme + "://" + head.Authority + head.Target}
+	x.Canonical = ExplainedRequest{c.match.Method, c.match.URL()}
+	for _, a := range c.reading.Ambiguous {
+		x.Ambiguous = append(x.Ambiguous, ExplainedDoubt{a.Class, a.Detail, a.Status})
+	}
+	return x
+}
+
+// ExplainAction judges an action as Preflight does, without recording or
+// reserving. Errors are *FieldError.
+func (r *Rules) ExplainAction(p Preflight, now time.Time, usage Usage) (Explanation, error) {
+	if err := p.check(); err != nil {
+		return Explanation{}, err
+	}
+	id := r.Identity
+	id.AgentID = p.AgentID
+	c := &call{Request: &Request{Door: DoorAPI, Identity: id, UserID: p.UserID, Goal: p.Goal}, rules: r, started: now, match: &mapping.Match{}}
+	c.reading.Calls = []mapping.Call{r.action(&p)}
+	v := c.suppose(now)
+	return c.explain(&v, now, usage), nil
+}
+
+// action is what a preflight names, typed as its tool declares.
+func (r *Rules) action(p *Preflight) mapping.Call {
+	one := mapping.Call{Tool: p.Tool, Resource: p.Resource, Risk: mapping.RiskHigh}
+	if info, known := r.Mapping.Tool(p.Tool); known {
+		one.Risk = info.Risk
+	}
+	one.Args, one.Secret, one.Problems = r.Mapping.TypeArgs(p.Tool, p.Args)
+	return one
+}
+
+// suppose is the verdict on a call that shows no passport.
+func (c *call) suppose(now time.Time) verdict {
+	v := c.rules.decide(c.reading.Calls, c.Identity, c.UserID, c.Goal, nil, now)
 	v.passport = passportUnneeded
 	if risky(v.risk) {
 		v.passport = passportAbsent
 	}
-	if c.match.Rule == nil && c.match.UnmappedDenied() && v.effect != policy.Deny && v.refuse == nil {
-		v.effect, v.policy = policy.Deny, c.unmapped()
-	}
+	return v
+}
+
+// explain counts limits, and says everything that the two ways in have alike.
+func (c *call) explain(v *verdict, now time.Time, usage Usage) Explanation {
+	r := c.rules
 	c.mode = r.modeFor(v.call.Tool, c.Identity, "")
-	c.verdict = v
+	c.verdict = *v
 	if asked := v.policy.Limits; usage != nil && v.refuse == nil && v.effect != policy.Deny && len(asked) > 0 {
 		uses := limitUses(asked, now, false)
 		if used, err := usage(uses); err == nil {
 			c.exceeded(uses, used, now)
-			v = c.verdict
+			v = &c.verdict
 		}
 	}
 	x := Explanation{
-		Request:   ExplainedRequest{head.Method, head.Scheme + "://" + head.Authority + head.Target},
-		Canonical: ExplainedRequest{c.match.Method, c.match.URL()},
-		Ambiguous: []ExplainedDoubt{}, Args: []ExplainedArg{}, Problems: []ExplainedDoubt{}, Policies: []ExplainedPolicy{},
+		Ambiguous: []ExplainedDoubt{}, Policies: []ExplainedPolicy{},
 		Identity: ExplainedIdentity{c.Identity.TenantID, c.Identity.AgentID, c.Identity.Source},
-		Decision: r.render(&v, c.mode, ""),
-	}
-	for _, a := range c.reading.Ambiguous {
-		x.Ambiguous = append(x.Ambiguous, ExplainedDoubt{a.Class, a.Detail, a.Status})
+		Decision: r.render(v, c.mode, ""),
 	}
 	x.MappingRule, x.Args, x.Problems = explainRule(v.call), explainArgs(v.call), explainProblems(v.call)
 	if calls := c.reading.Calls; len(calls) > 1 {
 		for i := range calls {
 			one := &calls[i]
-			d := r.decideOne(one, c.Identity, user, goal, nil, now)
+			d := r.decideOne(one, c.Identity, c.UserID, c.Goal, nil, now)
 			x.Calls = append(x.Calls, ExplainedCall{
 				Tool: one.Tool, Resource: one.Resource, RiskTier: one.Risk, MappingRule: explainRule(one),
 				Args: explainArgs(one), Problems: explainProblems(one),
@@ -165,7 +202,7 @@ func (r *Rules) Explain(head *mapping.Request, body []byte, user, goal string, n
 			})
 		}
 	}
-	for _, s := range r.Policy.Explain(policyInput(v.call, c.Identity, user, goal, nil, now)) {
+	for _, s := range r.Policy.Explain(policyInput(v.call, c.Identity, c.UserID, c.Goal, nil, now)) {
 		x.Policies = append(x.Policies, explainPolicy(s, usage, now))
 	}
 	return x

@@ -74,12 +74,7 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 		Request: &Request{Door: DoorAPI, Identity: id, UserID: p.UserID, Goal: p.Goal, Passport: p.Passport},
 		rules:   rules, started: g.now(), id: newID("ev_"), match: &mapping.Match{},
 	}
-	one := mapping.Call{Tool: p.Tool, Resource: p.Resource, Risk: mapping.RiskHigh}
-	if info, known := rules.Mapping.Tool(p.Tool); known {
-		one.Risk = info.Risk
-	}
-	one.Args, one.Secret, one.Problems = rules.Mapping.TypeArgs(p.Tool, p.Args)
-	c.reading.Calls = []mapping.Call{one}
+	c.reading.Calls = []mapping.Call{rules.action(&p)}
 	c.idempotency = p.IdempotencyKey
 	c.judgePreflight(ctx, g, p.Mode)
 	v := &c.verdict

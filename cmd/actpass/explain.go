@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/textproto"
-	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -16,6 +14,7 @@ import (
 	"github.com/actpass/sidecar/gate"
 	"github.com/actpass/sidecar/mapping"
 	"github.com/actpass/sidecar/policy"
+	"github.com/actpass/sidecar/whatif"
 )
 
 func newExplainCmd() *cobra.Command {
@@ -78,10 +77,7 @@ Exit code 0: the call would leave; 1: it would be blocked or held.`,
 }
 
 func requestOf(method, rawURL, data string, headers []string) (*mapping.Request, []byte, error) {
-	u, err := url.Parse(rawURL)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, nil, usage("%q is not an absolute http or https URL", rawURL)
-	}
+	var err error
 	body := []byte(data)
 	if name, ok := strings.CutPrefix(data, "@"); ok {
 		in := os.Stdin
@@ -95,47 +91,11 @@ func requestOf(method, rawURL, data string, headers []string) (*mapping.Request,
 			return nil, nil, fmt.Errorf("read the body: %w", err)
 		}
 	}
-	// The target as it was written: url.Parse has decoded its path already.
-	_, rest, _ := strings.Cut(rawURL, "://")
-	target := "/"
-	if i := strings.IndexAny(rest, "/?"); i >= 0 {
-		target = rest[i:]
-		if target[0] == '?' {
-			target = "/" + target
-		}
-	}
-	authority := rest
-	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
-		authority = rest[:i]
-	}
-	head := &mapping.Request{
-		Method: method, Scheme: u.Scheme, Authority: authority, Host: authority, Target: target,
-		Header: map[string][]string{}, ContentLength: int64(len(body)),
-	}
-	for _, h := range headers {
-		name, value, ok := strings.Cut(h, ":")
-		if !ok || strings.TrimSpace(name) == "" {
-			return nil, nil, usage("%q is not a header: write 'Name: value'", h)
-		}
-		name = textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name))
-		if name == "Host" {
-			head.Host = strings.TrimSpace(value)
-			continue
-		}
-		head.Header[name] = append(head.Header[name], strings.TrimSpace(value))
-	}
-	if len(body) > 0 && head.Header["Content-Type"] == nil {
-		head.Header["Content-Type"] = []string{guessType(body)}
+	head, err := whatif.RequestOf(method, rawURL, body, headers)
+	if err != nil {
+		return nil, nil, usage("%v", err)
 	}
 	return head, body, nil
-}
-
-// guessType is what curl -d would send, or JSON where the body says so.
-func guessType(body []byte) string {
-	if t := strings.TrimSpace(string(body[:min(len(body), 64)])); strings.HasPrefix(t, "{") || strings.HasPrefix(t, "[") {
-		return "application/json"
-	}
-	return "application/x-www-form-urlencoded"
 }
 
 // valueText is an argument as people write it: texts bare, objects and lists as

@@ -2,8 +2,6 @@ package main
 
 import (
 	"cmp"
-	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -39,7 +37,7 @@ Exit code 0 also when there is nothing to suggest; standard output is then empty
 			if t == nil {
 				return err
 			}
-			pack, err := openapi.Observe(t.unmapped)
+			pack, err := openapi.Observe(t.Unmapped)
 			if err != nil {
 				return finding("draft the rules: %s", plain(err.Error()))
 			}
@@ -109,7 +107,7 @@ Exit code 0; with --fail-under, 1 where less is mapped.`,
 			if t == nil {
 				return err
 			}
-			c := t.coverage(from)
+			c := coverageOf(t, from)
 			if asJSON {
 				err = printJSON(cmd.OutOrStdout(), c)
 			} else {
@@ -130,12 +128,12 @@ Exit code 0; with --fail-under, 1 where less is mapped.`,
 	return cmd
 }
 
-func (t *traffic) coverage(from time.Time) *coverage {
-	c := &coverage{Since: evidence.Time{Time: from}, Mapped: t.mapped, Calls: t.mapped, Unmapped: append([]openapi.Shape{}, openapi.Shapes(t.unmapped)...), OpaqueTop: []tunnel{}}
+func coverageOf(t *api.Traffic, from time.Time) *coverage {
+	c := &coverage{Since: evidence.Time{Time: from}, Mapped: t.Mapped, Calls: t.Mapped, Unmapped: append([]openapi.Shape{}, openapi.Shapes(t.Unmapped)...), OpaqueTop: []tunnel{}}
 	for _, s := range c.Unmapped {
 		c.Calls += s.Calls
 	}
-	for authority, n := range t.tunnels {
+	for authority, n := range t.Tunnels {
 		c.Opaque += n
 		c.OpaqueTop = append(c.OpaqueTop, tunnel{authority, n})
 	}
@@ -169,7 +167,7 @@ func showCoverage(out io.Writer, c *coverage) error {
 
 // recorded reads the traffic since a time that the user gave. The traffic is nil
 // where there is nothing more to do; the error may be nil then too (Ctrl-C).
-func recorded(cmd *cobra.Command, since, host string) (*traffic, time.Time, error) {
+func recorded(cmd *cobra.Command, since, host string) (*api.Traffic, time.Time, error) {
 	from, err := whenText(since, time.Now())
 	if err != nil {
 		return nil, from, usage("--since: %v", err)
@@ -180,55 +178,13 @@ func recorded(cmd *cobra.Command, since, host string) (*traffic, time.Time, erro
 	}
 	ctx, stop := interruptible(cmd)
 	defer stop()
-	t, err := readTraffic(ctx, client, from, host, cmd.ErrOrStderr())
+	count := progressOf(cmd.ErrOrStderr(), "events read")
+	t, err := client.Traffic(ctx, from, host, 0, count)
+	count(-1)
 	if err != nil {
 		return nil, from, explained(err)
 	}
 	return t, from, nil
-}
-
-// traffic is what the record says of calls since a time.
-type traffic struct {
-	mapped   int
-	unmapped map[openapi.Call]int
-	tunnels  map[string]int // by authority: not looked into
-}
-
-// readTraffic pages through the actions on record. The preflight door's are left
-// out: they name their tools themselves.
-func readTraffic(ctx context.Context, client *api.Client, since time.Time, host string, notes io.Writer) (*traffic, error) {
-	q := api.EventQuery{Since: since, Kind: evidence.KindAction, Limit: api.MaxLimit}
-	t := &traffic{unmapped: make(map[openapi.Call]int), tunnels: make(map[string]int)}
-	count := progressOf(notes, "events read")
-	for read := 0; ; {
-		p, err := client.Events(ctx, q)
-		if err != nil {
-			return nil, err
-		}
-		for _, raw := range p.Data {
-			var e event
-			if err := json.Unmarshal(raw, &e); err != nil {
-				return nil, fmt.Errorf("read an event: %w", err)
-			}
-			r := e.Request
-			switch {
-			case r == nil || r.Authority == "" || host != "" && !openapi.SameHost(host, r.Authority):
-			case e.Tool == "http.connect":
-				t.tunnels[r.Authority]++
-			case e.MappingRule != nil:
-				t.mapped++
-			default:
-				t.unmapped[openapi.Call{Method: r.Method, Authority: r.Authority, Path: r.Path, ContentType: r.ContentType}]++
-			}
-		}
-		read += len(p.Data)
-		if p.Next == "" || len(p.Data) == 0 {
-			count(-1)
-			return t, nil
-		}
-		count(read)
-		q.Cursor = p.Next
-	}
 }
 
 // progressOf shows a number on a terminal; a negative one wipes it off.
