@@ -16,7 +16,7 @@ import (
 // WCAG rules on each, in both widths and schemes, hostile text from an agent, and
 // an approval that is given without script while somebody else looks on.
 func TestDashboard(t *testing.T) {
-	need(t, "node", "npm", "chromium")
+	need(t, "node", "npm", "chromium", "curl", "patch")
 	sc := start(t, settings{mode: "enforce"})
 	for i, evil := range []string{`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>`, "a\u202eb"} {
 		_, _, err := sc.client().Preflight(context.Background(), api.Action{
@@ -29,6 +29,13 @@ func TestDashboard(t *testing.T) {
 		Tool: "stripe.refund.create", Resource: "stripe:charge:ch_9", AgentID: "support_agent", Args: map[string]any{"amount": 900000, "currency": "usd"},
 	})
 	must(t, err)
+	// Calls that no mapping rule names, one of them hostile. They are blocked.
+	for _, path := range []string{"/v9/things/4711", "/v9/things/4712", "/v9/things/<script>alert(1)</script>"} {
+		out, err := exec.Command("curl", "-s", "-m", "20", "-x", "http://"+sc.proxy, "-d", "a=1", "http://api.acme.test"+path).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v %s", err, out)
+		}
+	}
 	dir := t.TempDir()
 	must(t, os.CopyFS(dir, os.DirFS("web")))
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
@@ -50,7 +57,7 @@ func TestDashboard(t *testing.T) {
 
 	// What the review page made goes in, and holds: the sidecar's own files are as
 	// they were, and the fixtures pass with the patch and not without it.
-	if out, code := sc.cli("review"); code != 0 || !strings.Contains(out, "blocks 1 and holds 3") {
+	if out, code := sc.cli("review"); code != 0 || !strings.Contains(out, "blocks 4 and holds 3") {
 		t.Errorf("%d %s", code, out)
 	}
 	patch := exec.Command("patch", "-s", "-p1", "-d", sc.dir, "-i", filepath.Join(dir, "review.patch"))

@@ -14,6 +14,10 @@ type approvalPage struct {
 	Unclear []api.Approval // of Decided, those whose call may have taken effect or not
 	Decided []api.Approval
 	Older   string
+
+	Grants     []grantRow
+	MoreGrants bool
+	AllGrants  bool // and not only those in force
 }
 
 func (d *Dashboard) approvalList(w http.ResponseWriter, r *http.Request, v *visit) error {
@@ -38,6 +42,12 @@ func (d *Dashboard) approvalList(w http.ResponseWriter, r *http.Request, v *visi
 	if all.Next != "" {
 		b.Older = with(r.URL, "cursor", all.Next)
 	}
+	if v.who.Role != gate.RoleGateway {
+		b.AllGrants = r.URL.Query().Get("grants") == "all"
+		if b.Grants, b.MoreGrants, err = v.grantRows(r, b.AllGrants); err != nil {
+			return err
+		}
+	}
 	return d.show(w, r, v, "approvals", &page{Title: "Approvals", Nav: "approvals", Live: true, Body: b, Notice: notices[r.URL.Query().Get("done")]})
 }
 
@@ -51,14 +61,16 @@ type approvalView struct {
 
 // notices are what a page says after a form; the address carries only the word.
 var notices = map[string]string{
-	"approve":   "Your approval is on record.",
-	"deny":      "Denied. The call will not be sent.",
-	"escalate":  "Escalated to the groups that you named.",
-	"cancel":    "Cancelled. The call will not be sent.",
-	"tightened": "Tightened, from the next call on.",
-	"cleared":   "Cleared. The configured mode applies again.",
-	"created":   "The key was made.",
-	"revoked":   "Revoked. It is refused from now on.",
+	"approve":       "Your approval is on record.",
+	"deny":          "Denied. The call will not be sent.",
+	"escalate":      "Escalated to the groups that you named.",
+	"cancel":        "Cancelled. The call will not be sent.",
+	"tightened":     "Tightened, from the next call on.",
+	"cleared":       "Cleared. The configured mode applies again.",
+	"granted":       "Granted. Calls within its bounds go without a question.",
+	"grant_revoked": "The grant is revoked. Such calls are asked about again.",
+	"created":       "The key was made.",
+	"revoked":       "Revoked. It is refused from now on.",
 }
 
 func (d *Dashboard) findApproval(r *http.Request, v *visit) (*approvalView, error) {

@@ -99,7 +99,7 @@ func loadPages(assets func() (map[string]asset, error)) (map[string]pageTemplate
 			return "/ui/static/" + name + "?v=" + a.version, nil
 		},
 		"claim": claim, "clip": clipped, "when": when, "ago": ago, "until": until, "short": short, "mark": mark,
-		"words": words, "duration": duration, "size": size, "json": jsonText, "value": value, "brief": brief, "plural": plural, "thousands": thousands, "thousandsOf": func(n int) string { return thousands(int64(n)) }, "portion": portion, "code": code, "amounts": amounts, "share": share, "percent": func(n int64, p int64) int64 { return n * p / 100 }, "list": func(s ...string) []string { return s },
+		"words": words, "duration": duration, "size": size, "json": jsonText, "value": value, "brief": brief, "plural": plural, "thousands": thousands, "thousandsOf": func(n int) string { return thousands(int64(n)) }, "portion": portion, "code": code, "veiled": veiled, "amounts": amounts, "share": share, "percent": func(n int64, p int64) int64 { return n * p / 100 }, "list": func(s ...string) []string { return s },
 	}
 	base, err := template.New("base").Funcs(funcs).ParseFS(files, "templates/base.html", "templates/parts.html")
 	if err != nil {

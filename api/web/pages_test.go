@@ -117,13 +117,3 @@ func TestOverviewCounts(t *testing.T) {
 		t.Error(share(1, 0), share(999, 1000), share(1, 2), thousands(1234567))
 	}
 }
-
-func TestPathShape(t *testing.T) {
-	for path, want := range map[string]string{
-		"/v1/charges/ch_1PbzIRLk": "/v1/charges/*", "/v2/items": "/v2/items", "/repos/acme/tool/issues/17": "/repos/acme/tool/issues/*", "/": "/",
-	} {
-		if got := pathShape(path); got != want {
-			t.Errorf("%s: %s, want %s", path, got, want)
-		}
-	}
-}

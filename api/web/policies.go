@@ -4,10 +4,13 @@ import (
 	"cmp"
 	"net/http"
 	"slices"
-	"strings"
+	"strconv"
+	"time"
 
 	"github.com/actpass/sidecar/api"
+	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
+	"github.com/actpass/sidecar/mapping/openapi"
 )
 
 // ruleEvents is how many of the newest actions rules are counted over.
@@ -19,11 +22,17 @@ type policyPage struct {
 	PolicyHash   string
 	MappingHash  string
 	MappingRules int
-	Since        string // when these files came into force, as the record tells
+	Since        time.Time // when these files came into force, as the record tells
+	SinceEvent   string
 	Policies     []policyView
 	Limits       []limitView
 	Counted      int // actions that rules were counted over
-	Unmapped     []shape
+
+	Unmapped      int // calls without a mapping rule, of those
+	Suggested     []suggestion
+	MoreSuggested int
+	SuggestedYAML string
+	Left          []left // what no rule could be drafted for
 }
 
 type policyView struct {
@@ -36,9 +45,10 @@ type policyView struct {
 }
 
 type ruleView struct {
-	Name string
-	Line int
-	Hits int
+	Name   string
+	Line   int
+	Hits   int
+	Source *excerpt
 }
 
 type limitView struct {
@@ -46,11 +56,14 @@ type limitView struct {
 	Keys string
 }
 
-// shape is traffic that no mapping rule names: ids in its path stand as *.
-type shape struct {
-	Text string
-	N    int
+// suggestion is a mapping rule that could be written: an operation that calls were
+// seen of, and what it would be called.
+type suggestion struct {
+	What, Tool, Risk string
+	N                int
 }
+
+type left struct{ What, Why string }
 
 func (d *Dashboard) policies(w http.ResponseWriter, r *http.Request, v *visit) error {
 	rules := d.Gate.Rules()
@@ -62,12 +75,15 @@ func (d *Dashboard) policies(w http.ResponseWriter, r *http.Request, v *visit) e
 	if err != nil {
 		return err
 	}
+	if err := d.since(r, v, &b); err != nil {
+		return err
+	}
 	infos := rules.Policy.Rules()
 	for _, p := range rules.Policy.Policies() {
 		view := policyView{Name: p.Name, Version: p.Version, File: p.Pos.File, Line: p.Pos.Line, Tools: p.Tools}
 		for _, ri := range infos {
 			if ri.Policy == p.Name && ri.Pos.File == p.Pos.File {
-				view.List = append(view.List, ruleView{ri.Name, ri.Pos.Line, hits[place{ri.Pos.File, ri.Pos.Line}]})
+				view.List = append(view.List, ruleView{ri.Name, ri.Pos.Line, hits[place{ri.Pos.File, ri.Pos.Line}], excerptOf(rules, ri.Pos.File, ri.Pos.Line)})
 			}
 		}
 		b.Policies = append(b.Policies, view)
@@ -94,9 +110,9 @@ type place struct {
 // tally counts which rules decided the newest actions, and what had no mapping.
 func (d *Dashboard) tally(r *http.Request, v *visit, b *policyPage) (map[place]int, error) {
 	hits := map[place]int{}
-	shapes := map[string]int{}
+	calls := map[openapi.Call]int{}
 	for cursor := ""; b.Counted < ruleEvents; {
-		p, err := v.api.Events(r.Context(), api.EventQuery{Kind: "action", Cursor: cursor, Limit: 200})
+		p, err := v.api.Events(r.Context(), api.EventQuery{Kind: evidence.KindAction, Cursor: cursor, Limit: 200})
 		if err != nil {
 			return nil, err
 		}
@@ -109,33 +125,92 @@ func (d *Dashboard) tally(r *http.Request, v *visit, b *policyPage) (map[place]i
 			if e.Rule != nil && e.PolicyHash == b.PolicyHash {
 				hits[place{e.Rule.File, e.Rule.Line}]++
 			}
-			if q := e.Request; q != nil && e.MappingRule == nil && e.Door != "api" && len(shapes) < 200 {
-				shapes[q.Method+" "+q.Authority+pathShape(q.Path)]++
+			if q := e.Request; q != nil && e.MappingRule == nil && e.Tool != "http.connect" && q.Authority != "" {
+				calls[openapi.Call{Method: q.Method, Authority: q.Authority, Path: q.Path, ContentType: q.ContentType}]++
 			}
 		}
 		if cursor = p.Next; cursor == "" {
 			break
 		}
 	}
-	for text, n := range shapes {
-		b.Unmapped = append(b.Unmapped, shape{text, n})
-	}
-	sortShapes(b.Unmapped)
-	b.Unmapped = b.Unmapped[:min(len(b.Unmapped), 12)]
+	b.suggest(calls)
 	return hits, nil
 }
 
-// pathShape puts * where a segment looks like an id.
-func pathShape(path string) string {
-	parts := strings.Split(path, "/")
-	for i, s := range parts {
-		if strings.ContainsAny(s, "0123456789") && (len(s) > 3 || strings.Trim(s, "0123456789") == "") && (s == "" || s[0] != 'v' || len(s) > 3) {
-			parts[i] = "*"
-		}
+// maxSuggested is how many drafted rules the page shows.
+const maxSuggested = 12
+
+// suggest drafts mapping rules, as `actpass mapping suggest` does.
+func (b *policyPage) suggest(calls map[openapi.Call]int) {
+	pack, err := openapi.Observe(calls)
+	if err != nil { // what was drafted could not be read again
+		return
 	}
-	return strings.Join(parts, "/")
+	for _, o := range pack.Operations {
+		b.Unmapped += o.Calls
+		b.Suggested = append(b.Suggested, suggestion{o.Method + " " + cmp.Or(o.Host, pack.Host) + o.Path, o.Tool, o.Risk, o.Calls})
+	}
+	slices.SortStableFunc(b.Suggested, func(x, y suggestion) int { return cmp.Compare(y.N, x.N) })
+	for _, l := range pack.Left {
+		b.Left = append(b.Left, left{l.What, l.Why})
+	}
+	b.MoreSuggested = max(0, len(b.Suggested)-maxSuggested)
+	b.Suggested, b.Left = b.Suggested[:min(len(b.Suggested), maxSuggested)], b.Left[:min(len(b.Left), 5)]
+	if len(pack.Operations) > 0 {
+		b.SuggestedYAML = string(pack.YAML())
+	}
 }
 
-func sortShapes(list []shape) {
-	slices.SortFunc(list, func(x, y shape) int { return cmp.Or(cmp.Compare(y.N, x.N), strings.Compare(x.Text, y.Text)) })
+// suggestedActions is how many of the newest actions a file of suggestions is made
+// of, at most.
+const suggestedActions = 20_000
+
+// suggested hands out a mapping file for traffic of the last week that no rule maps.
+func (d *Dashboard) suggested(w http.ResponseWriter, r *http.Request, v *visit) error {
+	t, err := v.api.Traffic(r.Context(), d.Now().Add(-api.SimulationSpan), "", suggestedActions, nil)
+	if err != nil {
+		return err
+	}
+	pack, err := openapi.Observe(t.Unmapped)
+	if err != nil {
+		return err
+	}
+	if len(pack.Operations) == 0 {
+		return &api.Error{Status: http.StatusNotFound, Code: "not_found", Message: "There is nothing to suggest: every call of the last week has a mapping rule, or none that one could be drafted for."}
+	}
+	attach(w, "application/yaml", "suggested.yaml", pack.YAML())
+	return nil
+}
+
+// attach answers with a file to keep.
+func attach(w http.ResponseWriter, kind, name string, data []byte) {
+	w.Header().Set("Content-Type", kind+"; charset=utf-8")
+	w.Header().Set("Content-Disposition", `attachment; filename="`+name+`"`)
+	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+	_, _ = w.Write(data)
+}
+
+// since says when what is loaded came into force, as far as the record tells: the
+// oldest of the newest starts and reloads that name both hashes.
+func (d *Dashboard) since(r *http.Request, v *visit, b *policyPage) error {
+	var notes []event
+	for _, kind := range []string{evidence.KindConfig, evidence.KindSystem} {
+		p, err := v.api.Events(r.Context(), api.EventQuery{Kind: kind, Limit: 100})
+		if err != nil {
+			return err
+		}
+		for _, raw := range p.Data {
+			if e, err := decode(raw); err == nil && e.Data["policy_hash"] != "" {
+				notes = append(notes, e)
+			}
+		}
+	}
+	slices.SortFunc(notes, func(x, y event) int { return y.Time.Compare(x.Time.Time) })
+	for _, e := range notes {
+		if e.Data["policy_hash"] != b.PolicyHash || e.Data["mapping_hash"] != b.MappingHash {
+			break
+		}
+		b.Since, b.SinceEvent = e.Time.Time, e.ID
+	}
+	return nil
 }

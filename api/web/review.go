@@ -5,7 +5,6 @@ import (
 	"html/template"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -176,10 +175,7 @@ func (d *Dashboard) reviewPatch(w http.ResponseWriter, r *http.Request, v *visit
 	if b.Report.Patch == "" {
 		return &api.Error{Status: http.StatusNotFound, Code: "not_found", Message: "Nothing was accepted or found rightly blocked in this review, so there is no patch."}
 	}
-	w.Header().Set("Content-Type", "text/x-patch; charset=utf-8")
-	w.Header().Set("Content-Disposition", `attachment; filename="review.patch"`)
-	w.Header().Set("Content-Length", strconv.Itoa(len(b.Report.Patch)))
-	_, _ = w.Write([]byte(b.Report.Patch))
+	attach(w, "text/x-patch", "review.patch", []byte(b.Report.Patch))
 	return nil
 }
 

@@ -71,6 +71,9 @@ func hidden(r rune) bool {
 	return false
 }
 
+// veiled says that text in a field would hide some of itself.
+func veiled(s string) bool { return strings.ContainsFunc(s, hidden) || !utf8.ValidString(s) }
+
 // seen drops what cannot be seen, for text that goes into a field.
 func seen(r rune) rune {
 	if hidden(r) {
@@ -155,7 +158,7 @@ func short(id string) string {
 // mark is the class of what a decision or state looks like; words are beside it.
 func mark(s string) string {
 	switch s {
-	case "allow", "approved", "consumed", "forwarded", "ok", "succeeded", "ready", "none":
+	case "allow", "approved", "consumed", "live", "forwarded", "ok", "succeeded", "ready", "none":
 		return "good"
 	case "deny", "denied", "blocked", "refused", "block":
 		return "bad"
@@ -171,7 +174,7 @@ var spoken = map[string]string{
 	"allow": "Allow", "deny": "Deny", "require_approval": "Needs approval", "warn": "Warn", "require_tool_reapproval": "Tool changed",
 	"forward": "forward proxy", "connect": "intercepted connection", "reverse": "base URL", "transparent": "redirected connection", "api": "preflight API",
 	"api_key": "an API key", "passport": "a passport", "config": "the sidecar's configuration",
-	"not_ready": "not ready", "in_force": "in force",
+	"not_ready": "not ready", "live": "in force", "used_up": "used up", "in_force": "in force",
 	"none": "let it through", "block": "blocked it", "hold": "held it for a human",
 }
 

@@ -3,6 +3,8 @@
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { chromium } from 'playwright-core'
+import { grants } from './grants.mjs'
+import { policies } from './policies.mjs'
 import { review } from './review.mjs'
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
@@ -48,6 +50,8 @@ for (const screen of screens) {
 }
 const stage = { visit, find, look, screens, BASE, ADMIN, APPROVER, DIR }
 await review(stage)
+await policies(stage)
+await grants(stage)
 
 // One person approves on a phone without script; a second sees it vanish.
 const watcher = await visit(ADMIN, {})
