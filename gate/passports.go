@@ -62,9 +62,16 @@ type verifiedTokens struct {
 	mu sync.RWMutex
 	by *Authority // whose keys they were checked with: dropped keys vouch for nothing
 	m  map[string]*passport.Claims
+	// size is the tokens' length together: claims take a few times as much.
+	size int
 }
 
-const maxVerified = 4096
+// Bounds of what is remembered: tokens, and their length together in bytes. Most have
+// less than 1 KiB, but whoever may issue can make them of 16.
+const (
+	maxVerified     = 4096
+	maxVerifiedSize = 4 << 20
+)
 
 func (v *verifiedTokens) get(a *Authority, token string) *passport.Claims {
 	v.mu.RLock()
@@ -81,8 +88,11 @@ func (v *verifiedTokens) get(a *Authority, token string) *passport.Claims {
 func (v *verifiedTokens) put(a *Authority, token string, c *passport.Claims) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.m == nil || v.by != a || len(v.m) >= maxVerified {
-		v.m, v.by = make(map[string]*passport.Claims), a
+	if v.m == nil || v.by != a || len(v.m) >= maxVerified || v.size+len(token) > maxVerifiedSize {
+		v.m, v.by, v.size = make(map[string]*passport.Claims), a, 0
+	}
+	if v.m[token] == nil {
+		v.size += len(token)
 	}
 	v.m[token] = c
 }
