@@ -32,6 +32,7 @@ type Gate interface {
 	RevokeKey(ctx context.Context, actor gate.Identity, id string) (gate.Key, error)
 	Approvals(ctx context.Context, actor gate.Identity, q gate.ApprovalQuery) ([]gate.Approval, string, error)
 	Approval(ctx context.Context, actor gate.Identity, id string, wait time.Duration) (gate.Approval, error)
+	CameOf(ctx context.Context, a gate.Approval) (o evidence.Outcome, byAgent bool, err error)
 	Decide(ctx context.Context, actor gate.Identity, id, decision, reason string, to []string) (gate.Approval, error)
 	Rules() *gate.Rules
 	Beside(a *gate.Approval) []gate.RuleBeside

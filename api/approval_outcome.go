@@ -61,11 +61,31 @@ func (s *server) useOf(ctx context.Context, a *gate.Approval) *ApprovalOutcome {
 	case err == nil:
 		o.lost("the record of its use has no word of what came of it")
 	case errors.Is(err, gate.ErrNotFound):
-		o.lost("the record of its use is not in this sidecar's log: another one sent it, or old records were removed")
+		s.elsewhere(ctx, a, o)
 	default:
 		o.lost("the records could not be searched just now")
 	}
 	return o
+}
+
+// elsewhere is useOf for a record that is not here: what the sidecar where it was
+// used left in the store, if the two share one.
+func (s *server) elsewhere(ctx context.Context, a *gate.Approval, o *ApprovalOutcome) {
+	came, byAgent, err := s.Gate.CameOf(ctx, *a)
+	if byAgent {
+		o.Host = ""
+	}
+	switch {
+	case err == nil:
+		o.State, o.Status = came.State, came.Status
+		o.tell(came.Error, s.Now())
+	case errors.Is(err, gate.ErrNotFound) && !a.ClosedAt.IsZero() && s.Now().Sub(a.ClosedAt) < outcomeLate:
+		o.Summary = "It was used a moment ago by event " + o.EventID + ", at another sidecar, and no outcome is known here yet."
+	case errors.Is(err, gate.ErrNotFound):
+		o.lost("the record of its use is not in this sidecar's log, and no outcome was left in the store: another sidecar sent it, or old records were removed")
+	default:
+		o.lost("the record of its use is not in this sidecar's log, and the store could not be searched just now")
+	}
 }
 
 // tell puts what is known into words. fault is the error on record; of an action

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
 )
 
@@ -62,7 +63,8 @@ func TestApprovalOutcome(t *testing.T) {
 		"refused":           {"connect", `{"state":"blocked","status":403,"bytes":0}`, 0, "blocked", "was not sent after all.", ""},
 		"still held":        {"connect", `{"state":"held","status":503,"bytes":0}`, 0, "unknown", "no word of what came of it", atStripe},
 		"no outcome":        {"connect", ``, 0, "unknown", "no word of what came of it", atStripe},
-		"not here":          {"", ``, 0, "unknown", "another one sent it, or old records were removed", atStripe},
+		"not here":          {"", ``, time.Hour, "unknown", "another sidecar sent it, or old records were removed", atStripe},
+		"not here yet":      {"", ``, time.Minute, "unknown", "at another sidecar, and no outcome is known here yet", ""},
 		"told to go ahead":  {"api", `{"state":"pending","bytes":0}`, time.Minute, "pending", "the agent was told to go ahead, and has not said what came of it", ""},
 		"never told":        {"api", `{"state":"pending","bytes":0}`, time.Hour, "pending", "has not said what came of it", atTheAgent},
 		"done by the agent": {"api", `{"state":"forwarded","bytes":0}`, 0, "forwarded", "reports that it succeeded", ""},
@@ -112,5 +114,34 @@ func TestApprovalOutcomeWithoutTheRecord(t *testing.T) {
 	got := a.call("GET", "/api/v1/approvals/apr_support", approverKey, "")
 	if s, _ := got.at("outcome.summary").(string); got.status != 200 || got.at("outcome.state") != "unknown" || !strings.Contains(s, "could not be searched") {
 		t.Errorf("%d %s", got.status, got.body)
+	}
+}
+
+// TestApprovalOutcomeFromAnotherSidecar: what the sidecar that used it left in the
+// store is shown as if the record were here.
+func TestApprovalOutcomeFromAnotherSidecar(t *testing.T) {
+	for name, c := range map[string]struct {
+		came    evidence.Outcome
+		byAgent bool
+		err     error
+		summary string
+		check   bool
+	}{
+		"answered":     {came: evidence.Outcome{State: "forwarded", Status: 201}, summary: "to api.stripe.com, which answered with status 201."},
+		"ambiguous":    {came: evidence.Outcome{State: "ambiguous", Error: "reset"}, summary: "On record is: reset.", check: true},
+		"by the agent": {came: evidence.Outcome{State: "forwarded"}, byAgent: true, summary: "the agent ran the action itself and reports that it succeeded"},
+		"no store":     {err: errors.New("away"), summary: "the store could not be searched just now", check: true},
+	} {
+		a := newAPI(t)
+		one := approval("apr_support", "support_agent", "key_gateway")
+		one.State, one.ConsumedBy, one.ClosedAt = gate.ApprovalConsumed, "ev_elsewhere", time.Now()
+		a.gate.approvals = map[string]gate.Approval{one.ID: one}
+		if a.gate.byAgent, a.gate.cameErr = c.byAgent, c.err; c.err == nil {
+			a.gate.came = &c.came
+		}
+		got := a.call("GET", "/api/v1/approvals/apr_support", approverKey, "")
+		if s, _ := got.at("outcome.summary").(string); !strings.Contains(s, c.summary) || (got.at("outcome.check") != "") != c.check {
+			t.Errorf("%s: %s", name, got.body)
+		}
 	}
 }

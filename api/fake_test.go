@@ -36,6 +36,9 @@ type fakeGate struct {
 	authErr   error
 	panics    bool
 	faults    []string
+	came      *evidence.Outcome // of CameOf
+	byAgent   bool
+	cameErr   error
 	changed   chan struct{}
 }
 
@@ -160,6 +163,13 @@ func (g *fakeGate) Approval(ctx context.Context, actor gate.Identity, id string,
 		return gate.Approval{}, gate.ErrNotFound
 	}
 	return a, g.err
+}
+
+func (g *fakeGate) CameOf(context.Context, gate.Approval) (evidence.Outcome, bool, error) {
+	if g.came == nil {
+		return evidence.Outcome{}, false, cmp.Or(g.cameErr, gate.ErrNotFound)
+	}
+	return *g.came, g.byAgent, nil
 }
 
 func (g *fakeGate) Decide(_ context.Context, actor gate.Identity, id, decision, reason string, to []string) (gate.Approval, error) {

@@ -254,6 +254,9 @@ func (c *call) fault(note string) {
 
 // permit records the intent and hands out the permit.
 func (g *Gate) permit(ctx context.Context, c *call) (*Permit, *Refusal) {
+	if c.usesApproval() {
+		return g.permitApproved(ctx, c)
+	}
 	if err := g.claim(ctx, c); err != nil {
 		c.verdict.passport, c.verdict.passportErr = passportInvalid, err
 		c.event.Flags = append(c.event.Flags, FlagPassport)
@@ -264,12 +267,7 @@ func (g *Gate) permit(ctx context.Context, c *call) (*Permit, *Refusal) {
 			return nil, g.block(ctx, c)
 		}
 	}
-	c.event.Decision = c.rules.render(&c.verdict, c.mode, c.id)
-	if c.approval != "" {
-		c.event.Decision.ApprovalRequestID = c.approval
-		c.event.Approval = &evidence.Approval{ID: c.approval, State: ApprovalConsumed}
-	}
-	c.event.Outcome = &evidence.Outcome{State: evidence.StatePending}
+	g.intend(c, ApprovalConsumed)
 	// If we crash before this is durable, nothing was sent. If we crash after it,
 	// the event has no outcome and the next start marks it ambiguous.
 	recorded := true
@@ -279,6 +277,20 @@ func (g *Gate) permit(ctx context.Context, c *call) (*Permit, *Refusal) {
 		}
 		recorded = false
 	}
+	return g.handOut(c, recorded), nil
+}
+
+// intend makes c's event that of a call which goes out.
+func (g *Gate) intend(c *call, approval string) {
+	c.event.Decision = c.rules.render(&c.verdict, c.mode, c.id)
+	if c.approval != "" {
+		c.event.Decision.ApprovalRequestID = c.approval
+		c.event.Approval = &evidence.Approval{ID: c.approval, State: approval}
+	}
+	c.event.Outcome = &evidence.Outcome{State: evidence.StatePending}
+}
+
+func (g *Gate) handOut(c *call, recorded bool) *Permit {
 	g.decided(&c.event.Decision)
 	c.out.Counted = c.claimed != "" || c.reservation != ""
 	p := &Permit{
@@ -288,7 +300,7 @@ func (g *Gate) permit(ctx context.Context, c *call) (*Permit, *Refusal) {
 	if p.decision.Enforcement == enforceWarn {
 		p.warning = warningText(&c.verdict, &p.decision)
 	}
-	return p, nil
+	return p
 }
 
 func warningText(v *verdict, d *evidence.Decision) string {

@@ -368,6 +368,7 @@ func (g *Gate) useApproval(ctx context.Context, c *call, a Approval) (*Permit, *
 		if errors.As(err, &e) {
 			g.flying.land(a.ID)
 			g.unreserve(c)
+			g.keepOutcome(a.TenantID, a.ID, evidence.Outcome{State: evidence.StateBlocked, Status: 403, Error: clipTo(e.Code+": "+e.Detail, 512)}, false)
 			return nil, g.refuseApproval(ctx, c, used, 403, e.Code, "the passport is not valid any more: "+e.Detail, true)
 		}
 	}

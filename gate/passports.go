@@ -315,8 +315,9 @@ func (g *Gate) sameArgs(c *call, a *Approval) bool {
 func approvalID(jti string) string { return "apr_" + strings.TrimPrefix(jti, "ap_") }
 
 // claim takes the single uses that a call stands on, durably: of its approval,
-// and of its passport. The order is that of loss: a crash between the two loses
-// the approval, never doubles it.
+// and of its passport. A call that uses up an approval is on record by then. The
+// order is that of loss: a crash between the two loses the approval, never doubles
+// it.
 func (g *Gate) claim(ctx context.Context, c *call) error {
 	if c.approval != "" {
 		if _, err := g.store.Consume(ctx, c.Identity.TenantID, c.approval, c.id, g.now()); err != nil {

@@ -83,7 +83,9 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 		g.share(ctx, c, c.approval, true)
 	}
 	g.grantPreflight(ctx, c, &p)
-	if do := v.do(c.mode); p.Intent == IntentExecute && do != enforceBlock && do != enforceHold {
+	do := v.do(c.mode)
+	acts := p.Intent == IntentExecute && do != enforceBlock && do != enforceHold
+	if acts && !c.usesApproval() {
 		// The caller acts on this answer: what is good for one use is used now.
 		if err := g.claim(ctx, c); err != nil {
 			v.passport, v.passportErr = passportInvalid, err
@@ -97,16 +99,16 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 	}
 	d = rules.render(v, c.mode, c.id)
 	if d.Enforcement == enforceHold {
-		got, denied, err := g.openPreflight(ctx, c, p)
+		got, answer, err := g.openPreflight(ctx, c, p)
 		switch {
 		case errors.Is(err, ErrTooMany):
 			return evidence.Decision{}, false, err
 		case err != nil:
 			return evidence.Decision{}, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
-		case denied:
-			d.Decision, d.ReasonCode, d.Enforcement = policy.Deny.String(), ReasonDenied, enforceBlock
-			d.Explain.Summary = sentence("a human denied this action" + reasonOf(got))
-			d.Explain.NextSteps = []string{"Do not ask for it again unchanged."}
+		case answer != nil:
+			d.Decision, d.ReasonCode, d.Enforcement = policy.Deny.String(), answer.code, enforceBlock
+			d.Explain.Summary = sentence(answer.what)
+			d.Explain.NextSteps = []string{answer.next}
 		}
 		d.ApprovalRequestID = got.ID
 		c.event.Approval = &evidence.Approval{ID: got.ID, State: got.State}
@@ -120,6 +122,14 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 		g.unreserve(c)
 		g.unclaim(id.TenantID, c.claimed, c.id)
 		return evidence.Decision{}, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if acts && c.usesApproval() {
+		// On record first, as at the proxy's doors.
+		err := g.claim(ctx, c)
+		if err != nil {
+			return g.outrun(ctx, c, err), true, nil
+		}
+		g.flying.land(c.approval)
 	}
 	g.decided(&d)
 	return d, d.Enforcement == enforceBlock, nil
@@ -174,41 +184,6 @@ func preflightOutcome(d *evidence.Decision, intent string) *evidence.Outcome {
 	return nil
 }
 
-// openPreflight opens the approval of an action, or attaches to the open one.
-// denied says that a human has refused it lately: nobody is asked again.
-func (g *Gate) openPreflight(ctx context.Context, c *call, p Preflight) (got Approval, denied bool, err error) {
-	a := g.ask(c)
-	name, err := fingerprintPreflight(c.Identity, p.Tool, p.Resource, c.reading.Calls[0].Args, p.IdempotencyKey)
-	if err != nil {
-		return Approval{}, false, err
-	}
-	a.Fingerprint = askedBy(name, c.verdict.policy.RuleHash)
-	for {
-		last, err := g.store.LatestApproval(ctx, a.TenantID, a.Fingerprint)
-		switch {
-		case err == nil && last.State == ApprovalDenied && !g.now().After(last.AnswersUntil()):
-			return last, true, nil
-		case err == nil:
-			a.Seen = seen(last)
-		case errors.Is(err, ErrNotFound):
-			a.Seen = SeenNone
-		default:
-			g.Fault("store", fmt.Errorf("open an approval: %w", err))
-			return Approval{}, false, fmt.Errorf("open an approval: %w", err)
-		}
-		got, opened, err := g.store.OpenApproval(ctx, a, c.rules.room())
-		switch {
-		case errors.Is(err, ErrTooMany):
-			return Approval{}, false, fmt.Errorf("open an approval: %w", err) // no fault of the store
-		case err != nil:
-			g.Fault("store", fmt.Errorf("open an approval: %w", err))
-			return Approval{}, false, fmt.Errorf("open an approval: %w", err)
-		case opened || got.State == ApprovalPending || got.State == ApprovalApproved:
-			return got, false, nil
-		}
-	}
-}
-
 // ReportOutcome takes the caller's word on an action that it executed itself
 // after a preflight with intent execute. state: succeeded, failed, unknown.
 // pending is the event's own tenant and agent, looked up by the door, and so is
@@ -232,7 +207,11 @@ func (g *Gate) ReportOutcome(ctx context.Context, id Identity, eventID, approval
 	default:
 		return &FieldError{"state", "must be succeeded, failed or unknown"}
 	}
-	return g.recordOutcome(ctx, eventID, o)
+	err := g.recordOutcome(ctx, eventID, o)
+	if err == nil {
+		g.keepOutcome(id.TenantID, approval, o, true)
+	}
+	return err
 }
 
 // releaseApproved gives back the shares that stand under an approval's id, if

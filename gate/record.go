@@ -64,7 +64,7 @@ func (g *Gate) outcomeRecord(eventID string, o evidence.Outcome) (evidence.Recor
 }
 
 // Done reports the outcome, once; later calls do nothing. It does not wait for
-// the disk. A limit's share is given back when the upstream refused the call
+// the log. A limit's share is given back when the upstream refused the call
 // with a 4xx or when it never got it; it is kept by a success, a 5xx and a lost
 // answer, which may have happened.
 func (p *Permit) Done(o Outcome) {
@@ -74,6 +74,9 @@ func (p *Permit) Done(o Outcome) {
 	g := p.gate
 	if p.approval != "" {
 		g.flying.land(p.approval)
+		if o.State != evidence.StateForwarded {
+			g.keepOutcome(p.tenant, p.approval, evidence.Outcome{State: o.State, Status: o.Status, Error: clipTo(o.Error, 512)}, false)
+		}
 	}
 	declined := o.State == evidence.StateForwarded && o.Status >= 400 && o.Status < 500
 	if p.reservation != "" && (o.State == evidence.StateRefused || declined) {

@@ -14,6 +14,8 @@ import (
 	"net/textproto"
 	"sync"
 	"time"
+
+	"github.com/actpass/sidecar/evidence"
 )
 
 // MaxKept is the largest answer body that is kept for retries, in bytes.
@@ -48,6 +50,10 @@ type kept struct {
 	Header map[string][]string `json:"header,omitempty"`
 	Body   []byte              `json:"body,omitempty"`
 	RPCID  []byte              `json:"rpc_id,omitempty"` // of the message that it answers
+	// Outcome is kept under an id of its own, of a call that got no answer, or that
+	// the agent ran itself; then ByAgent.
+	Outcome *evidence.Outcome `json:"outcome,omitempty"`
+	ByAgent bool              `json:"by_agent,omitempty"`
 }
 
 // Keeps says that the door should hand the answer over with Answered: the call
@@ -79,6 +85,36 @@ func (p *Permit) Answered(status int, header map[string][]string, body []byte, w
 
 // statusOnly ends the id under which the status alone is kept.
 const statusOnly = "/status"
+
+// outcomeOnly ends the id under which an outcome without an answer is kept. The
+// evidence has it too: this is for people who look at it from another sidecar.
+const outcomeOnly = "/outcome"
+
+func (g *Gate) keepOutcome(tenant, approval string, o evidence.Outcome, byAgent bool) {
+	if approval == "" {
+		return
+	}
+	if err := g.keep(tenant, approval+outcomeOnly, kept{Outcome: &o, ByAgent: byAgent}, keepStatusFor); err != nil {
+		g.Fault("store", fmt.Errorf("keep the outcome of approval %s: %w", approval, err))
+	}
+}
+
+// CameOf is what the store knows of the one use of an approval, whichever sidecar
+// it was at; byAgent, that the agent ran the action itself and said so. ErrNotFound
+// while nothing is known, and when it was forgotten.
+func (g *Gate) CameOf(ctx context.Context, a Approval) (o evidence.Outcome, byAgent bool, err error) {
+	k, err := g.keptAnswer(ctx, a.TenantID, a.ID+outcomeOnly)
+	if err == nil && k.Outcome != nil {
+		return *k.Outcome, k.ByAgent, nil
+	}
+	if err == nil || errors.Is(err, ErrNotFound) {
+		k, err = g.keptAnswer(ctx, a.TenantID, a.ID+statusOnly)
+	}
+	if err != nil {
+		return evidence.Outcome{}, false, fmt.Errorf("look for the outcome of approval %s: %w", a.ID, err)
+	}
+	return evidence.Outcome{State: evidence.StateForwarded, Status: k.Status}, false, nil
+}
 
 func (g *Gate) keep(tenant, approval string, k kept, ttl time.Duration) error {
 	plain, err := json.Marshal(k)

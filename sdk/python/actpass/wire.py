@@ -70,7 +70,7 @@ class ApprovalBeside(TypedDict):
 
 
 class ApprovalOutcome(TypedDict):
-    #: Of the event that used it; `unknown` where its record is not at hand, as with a call that another sidecar sent.
+    #: Of the event that used it; `unknown` where neither its record nor a word of the sidecar that sent it is at hand.
     state: Literal["pending", "forwarded", "blocked", "refused", "ambiguous", "unknown"]
     #: HTTP status of the answer, or of the refusal; 0 for none.
     status: int
@@ -200,6 +200,8 @@ class NewPassport(_NewPassport, total=False):
     audience: str
     #: The claim's name for `audience`.
     aud: str
+    #: The sidecar's own, or absent.
+    iss: str
     #: The key's own, or absent.
     tenant_id: str
     #: Seconds; without it 300.

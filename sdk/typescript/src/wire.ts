@@ -50,7 +50,7 @@ export type Approval = {
 }
 
 export type ApprovalOutcome = {
-  /** Of the event that used it; `unknown` where its record is not at hand, as with a call that another sidecar sent. */
+  /** Of the event that used it; `unknown` where neither its record nor a word of the sidecar that sent it is at hand. */
   state: "pending" | "forwarded" | "blocked" | "refused" | "ambiguous" | "unknown"
   /** HTTP status of the answer, or of the refusal; 0 for none. */
   status: number
@@ -179,6 +179,8 @@ export type NewPassport = {
   audience?: string
   /** The claim's name for `audience`. */
   aud?: string
+  /** The sidecar's own, or absent. */
+  iss?: string
   /** The key's own, or absent. */
   tenant_id?: string
   /** Seconds; without it 300. */
