@@ -266,7 +266,7 @@ func (m *screen) told(msg wordMsg) tea.Cmd {
 	}
 	m.note, m.bad = verdict(msg.found), false
 	if g := msg.found.Grant; g != nil {
-		m.note += fmt.Sprintf("; granted %d like it as %s", g.Count, plain(g.ID))
+		m.note += fmt.Sprintf("; granted %d like it, that come from now on, as %s", g.Count, plain(g.ID))
 	}
 	return m.fetch()
 }

@@ -42,8 +42,9 @@ func newGrantsCreateCmd() *cobra.Command {
 		Short: "Grant calls like an approval's, or of a shape of your own",
 		Long: `With --approval, what is not given is taken from that approval, and each of its
 arguments that neither --max, --equals nor --free names becomes a bound: a number at
-most its value, anything else exactly it. The approval itself is not decided by it.
-A call with an argument that the grant says nothing about is not covered.`,
+most its value, anything else exactly it. The approval itself is not decided by it, nor
+is any other call that waits already: a grant covers those that come after it. A call
+with an argument that the grant says nothing about is not covered.`,
 		Example: `  actpass grants create --approval apr_... --resource 'stripe:charge:*' --free charge --max amount=30000 --count 10 --for 8h
   actpass grants create --agent support_agent --tool stripe.refund.create --resource 'stripe:charge:*' --policy refund_policy --rule medium_refund_needs_approval --max amount=30000 --equals currency=usd --free charge --count 10 --for 8h`,
 		Args: cobra.NoArgs,
@@ -74,7 +75,11 @@ A call with an argument that the grant says nothing about is not covered.`,
 			if err != nil {
 				return explained(err)
 			}
-			return printGrant(cmd.OutOrStdout(), g, asJSON)
+			if err := printGrant(cmd.OutOrStdout(), g, asJSON); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.ErrOrStderr(), "it covers calls that come from now on; those that wait already are decided one by one: actpass approvals list --state pending")
+			return nil
 		},
 	}
 	f := cmd.Flags()
