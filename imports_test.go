@@ -64,8 +64,8 @@ func TestImportDirection(t *testing.T) {
 		// It judges by gate's own functions, so that no mode has a second table.
 		"whatif":                 {"gate", "policy", "evidence", "mapping", "strictyaml"},
 		"proxy":                  {"gate", "mapping", "evidence"},
-		"api":                    {"gate", "evidence", "passport", "whatif", "notify", "doctor"},
-		"api/web":                {"api", "gate", "evidence", "whatif"},
+		"api":                    {"gate", "evidence", "passport", "whatif", "notify", "doctor", "mapping/openapi"},
+		"api/web":                {"api", "gate", "evidence", "whatif", "mapping/openapi"},
 		"config":                 {"mapping", "policy", "strictyaml"},
 		"launch":                 {},
 		"cmd/actpass/timerslack": {},
