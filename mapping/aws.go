@@ -113,9 +113,7 @@ func readAWSJSON(in *input) {
 	if len(targets) != 1 || targets[0] == "" {
 		in.flag(ClassHeader, "the request needs exactly one X-Amz-Target header")
 	}
-	if in.m.query["Action"] != nil {
-		in.flag(ClassSource, "the query names an Action beside X-Amz-Target")
-	}
+	in.clash(map[string]any{"Action": nil, "X-Amz-Target": nil})
 	if _, clash := args["action"]; clash {
 		in.flag(ClassDuplicate, "the body has a member action, which X-Amz-Target gives")
 	}

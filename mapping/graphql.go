@@ -34,10 +34,7 @@ func readGraphQL(in *input) {
 		in.graphql(msg)
 		return
 	}
-	if in.m.query["query"] != nil || in.m.query["operationName"] != nil || in.m.query["variables"] != nil || in.m.query["extensions"] != nil ||
-		slices.ContainsFunc(documentNames, func(name string) bool { return in.m.query[name] != nil }) {
-		in.flag(ClassSource, "there is a GraphQL request in the query and in the body")
-	}
+	in.clash(graphqlNames)
 	v, ok := in.jsonBody()
 	if !ok {
 		return
@@ -51,6 +48,15 @@ func readGraphQL(in *input) {
 		in.flag(ClassBody, "the body is no GraphQL request")
 	}
 }
+
+// graphqlNames are those that a request has in the query or in the body.
+var graphqlNames = func() map[string]any {
+	all := map[string]any{"query": nil, "operationName": nil, "variables": nil, "extensions": nil}
+	for _, name := range documentNames {
+		all[name] = nil
+	}
+	return all
+}()
 
 func (in *input) graphql(msg map[string]any) {
 	for k := range msg {

@@ -48,6 +48,7 @@ func (s *Set) Match(r *Request) *Match {
 	}
 	m.path(raw, override)
 	m.judgeRule()
+	m.NeedBody = m.NeedBody || m.atStake != ""
 	return m
 }
 
@@ -144,6 +145,13 @@ func (m *Match) head() (override string) {
 			found = append(found, ambiguity(ClassMethod, "the header %s asks for another method", name))
 			if len(values) > 0 {
 				override = strings.ToUpper(strings.TrimSpace(values[0]))
+			}
+		case "X-Original-Url", "X-Rewrite-Url":
+			for _, v := range values {
+				if !samePath(v, r.Target) {
+					found = append(found, ambiguity(ClassPath, "the header %s asks for another path", name))
+					break
+				}
 			}
 		case "Content-Type", "Content-Length", "Content-Encoding", "Authorization", "Idempotency-Key", "Host", "X-Amz-Target":
 			if odd {
@@ -246,6 +254,7 @@ func (m *Match) path(raw, override string) {
 	if ok {
 		m.take(best, segs)
 	}
+	m.stakes(segs)
 }
 
 func (m *Match) lookUp(method string, segs []string, empty, fold bool) (entry, bool) {
@@ -346,6 +355,18 @@ func (m *Match) slashAndCase(best entry, ok bool, segs []string, excused oddity)
 			m.flag(ambiguity(ClassPath, "the path is that of %s but for upper and lower case", e.rule.Tool))
 			best, ok = e, true
 			best.segs = low
+		}
+	}
+	if trimmed := trimmedSegments(segs); trimmed != nil {
+		e, found := m.lookUp(m.Method, trimmed, false, false)
+		if !earlier(e, found) && m.set.index.foldable(m.Scheme, m.Host, m.Port, trimmed) {
+			trimmed = foldSegments(trimmed)
+			e, found = m.lookUp(m.Method, trimmed, false, true)
+		}
+		if earlier(e, found) {
+			m.flag(ambiguity(ClassPath, "the path is that of %s but for spaces, or full stops at the end of a segment, which some servers drop", e.rule.Tool))
+			best, ok = e, true
+			best.segs = trimmed
 		}
 	}
 	return best, ok

@@ -15,6 +15,11 @@ func readJSON(in *input) {
 	default:
 		in.flag(ClassBody, "the JSON text is neither an object nor a list")
 	}
+	for name := range args {
+		if in.m.Method == "POST" && methodField(name) {
+			in.flag(ClassMethod, "the JSON text asks for another method with _method")
+		}
+	}
 	if len(in.m.query) > 0 && in.rule.spec != nil {
 		// Also one that the body does not have: many servers take the query's then.
 		declared := make(map[string]any, len(in.rule.spec.children))

@@ -93,8 +93,10 @@ type jsonParser struct {
 	i      int // what is before it has been read
 	in     *input
 	values int
-	raw    bool // there is a rawNumber
-	mixed  bool // there is a name that is not its own lower case
+	// control says that the text read last has an escaped control character.
+	control bool
+	raw     bool // there is a rawNumber
+	mixed   bool // there is a name that is not its own lower case
 }
 
 func (p *jsonParser) space() {
@@ -199,7 +201,11 @@ func (p *jsonParser) object(depth int) (any, jsonFault) {
 		if p.next() != '"' {
 			return nil, jsonSyntax
 		}
+		p.control = false
 		name, ok := p.text()
+		if p.control {
+			p.in.flag(ClassBody, "the name %s has a control character, at which some servers end it", show(name))
+		}
 		if !ok || p.next() != ':' {
 			return nil, jsonSyntax
 		}
@@ -322,11 +328,13 @@ func (p *jsonParser) escapedText(start int) (string, bool) {
 				}
 				p.i += 6
 			}
+			p.control = p.control || r < ' ' || r == 0x7f
 			b = utf8.AppendRune(b, r)
 			continue
 		default:
 			return "", false
 		}
+		p.control = p.control || c < ' '
 		b = append(b, c)
 		p.i += 2
 	}

@@ -102,6 +102,7 @@ type Match struct {
 	// protocols: "aws-rest" (S3), "aws-query", "aws-json".
 	ErrorShape string
 
+	atStake string     // the tool that _method in a body which is not read could make of the call
 	rpc     *rpcMethod // of a gRPC call whose message is read
 	set     *Set
 	req     *Request

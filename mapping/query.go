@@ -37,7 +37,7 @@ func inspectQuery(raw string) (q queryForm) {
 		q.odd = append(q.odd, "the query has bytes that must be percent-encoded")
 	}
 	q.fields = make(map[string]any, 4)
-	utf8Bad := false
+	utf8Bad, control := false, false
 	n := 0
 	for pair := range strings.SplitSeq(raw, "&") {
 		if pair == "" {
@@ -55,7 +55,10 @@ func inspectQuery(raw string) (q queryForm) {
 				k, v = strings.ToValidUTF8(k, "\uFFFD"), strings.ToValidUTF8(v, "\uFFFD")
 			}
 		}
-		if strings.EqualFold(k, "_method") {
+		if strings.IndexByte(pair, '%') >= 0 && (hasControl(k) || strings.IndexByte(v, 0) >= 0) {
+			control = true
+		}
+		if methodField(k) {
 			q.method = v
 			if v == "" {
 				q.method = "POST"
@@ -69,6 +72,9 @@ func inspectQuery(raw string) (q queryForm) {
 		case string:
 			q.fields[k] = []any{old, v}
 		}
+	}
+	if control {
+		q.odd = append(q.odd, "the query has an escaped control character in a name, or a NUL")
 	}
 	if utf8Bad {
 		q.odd = append(q.odd, "the query is not valid UTF-8 once decoded")

@@ -64,7 +64,11 @@ func (in *input) flag(class, format string, args ...any) {
 // that needs arguments then reports an ambiguity with status 413.
 func (m *Match) Read(body []byte, whole bool) Reading {
 	if m.Rule == nil {
-		return Reading{Calls: []Call{m.generic()}, Ambiguous: m.Ambiguous}
+		in := input{m: m, body: body, amb: m.Ambiguous[:len(m.Ambiguous):len(m.Ambiguous)]}
+		if m.atStake != "" {
+			in.hiddenMethod(whole)
+		}
+		return Reading{Calls: []Call{m.generic()}, Ambiguous: in.amb}
 	}
 	in := &m.room.in
 	if in.m == nil {
@@ -76,6 +80,8 @@ func (m *Match) Read(body []byte, whole bool) Reading {
 	in.amb = m.Ambiguous[:len(m.Ambiguous):len(m.Ambiguous)]
 	k := m.Rule.kind
 	switch {
+	case m.atStake != "":
+		in.hiddenMethod(whole)
 	case !k.reads():
 	case m.NeedBody && !whole:
 		in.amb = append(in.amb, tooLarge(ClassBody, "the arguments of %s stand in a body that was not read, or is larger than may be inspected", m.Rule.Tool))
@@ -205,8 +211,10 @@ func (in *input) noBody() {
 func (in *input) clash(args map[string]any) {
 	for name := range in.m.query {
 		base, _, _ := strings.Cut(name, "[")
+		base, _, _ = strings.Cut(base, "\x00")
+		base = mangledName(strings.TrimSpace(base))
 		for k := range args {
-			if strings.EqualFold(k, base) {
+			if strings.EqualFold(k, base) || strings.EqualFold(mangledName(k), base) {
 				in.flag(ClassSource, "the argument %s stands in the query, and is one of the body's", show(k))
 			}
 		}
