@@ -212,6 +212,7 @@ func (c *call) describe(g *Gate, ambiguous []mapping.Ambiguity) {
 	if len(v.call.Args) > 0 {
 		e.Args = evidence.Redact(v.call.Args, v.call.Secret, g.redactKey)
 	}
+	e.Notes = append(e.Notes, c.each(g.redactKey)...)
 	e.Unusable = unusable(v.call.Problems)
 	if v.policy.Rule != "" || v.policy.Pos.File != "" {
 		e.Rule = &evidence.Position{File: v.policy.Pos.File, Line: v.policy.Pos.Line, Name: v.policy.Rule}

@@ -123,6 +123,10 @@ func (g *Gate) ask(c *call) Approval {
 		Required: 1, State: ApprovalPending, CreatedAt: now,
 		ExpiresAt: now.Add(defaultExpires), UseWithin: defaultUseWithin,
 	}
+	if n := len(c.reading.Calls); n > 1 {
+		a.Summary += fmt.Sprintf(" The request holds %d calls, and all of them are sent.", n)
+		a.Args = c.all(g.redactKey)
+	}
 	if p := v.policy.Approval; p != nil {
 		a.Approvers, a.Required = p.Approvers, max(1, p.Required)
 		if p.Expires > 0 {

@@ -50,6 +50,9 @@ func (g *Gate) CreateGrant(ctx context.Context, actor Identity, n NewGrant) (Gra
 		if err != nil {
 			return Grant{}, err
 		}
+		if a.Several() {
+			return Grant{}, &FieldError{"approval_id", "is of a request that holds several calls: say by tool, resource and bounds what is granted"}
+		}
 		if err := n.from(&a); err != nil {
 			return Grant{}, err
 		}

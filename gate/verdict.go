@@ -89,7 +89,8 @@ type verdict struct {
 func risky(risk string) bool { return risk != mapping.RiskLow && risk != mapping.RiskMedium }
 
 // decide asks policy about every call of a reading and keeps the strictest
-// answer: a batch is denied if any member is.
+// answer: a batch is denied if any member is, and asks for an approval that
+// satisfies every member that asks for one.
 func (r *Rules) decide(calls []mapping.Call, id Identity, user, goal string, claims map[string]any, now time.Time) verdict {
 	var worst verdict
 	for i := range calls {
@@ -105,6 +106,10 @@ func (r *Rules) decide(calls []mapping.Call, id Identity, user, goal string, cla
 		}
 		if severity(v.risk) > severity(worst.risk) {
 			worst.risk = v.risk
+		}
+		if v.effect == policy.RequireApproval && worst.effect == policy.RequireApproval {
+			worst.policy = worst.policy.And(v.policy)
+			worst.effect = worst.policy.Effect
 		}
 		worst.policy.Limits = slices.Concat(worst.policy.Limits, v.policy.Limits)
 	}

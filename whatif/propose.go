@@ -47,6 +47,7 @@ func Propose(rules *gate.Rules, list []gate.Approval, least int) []Proposal {
 	for _, a := range list {
 		key := likeness(&a)
 		switch {
+		case a.Several(): // no word on any one of its calls
 		case a.State == gate.ApprovalDenied:
 			denied[key] = true
 		case approvedByPeople(&a):

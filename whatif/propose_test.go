@@ -110,6 +110,13 @@ func TestNothingIsProposed(t *testing.T) {
 			}
 			return l
 		},
+		"batches": func(l []gate.Approval) []gate.Approval {
+			for i := range l {
+				one := map[string]any{"tool": l[i].Tool, "resource": l[i].Resource, "args": l[i].Args}
+				l[i].Args = map[string]any{"calls": []any{one, one}}
+			}
+			return l
+		},
 		"a limit that asks": func(l []gate.Approval) []gate.Approval {
 			for i := range l {
 				l[i].Rule = "refunds_per_day"
