@@ -167,6 +167,10 @@ type Store struct {
 	// Evidence is shared (default): postgres gets a copy of the log, for a control to
 	// show; or local: it stays in data_dir. Of no effect with sqlite.
 	Evidence string `yaml:"evidence"`
+	// KeyFile names a file with a secret of 32 characters or more, the same at all
+	// sidecars of the database: passports that one makes are believed by all, and
+	// answers that one kept are read by all. Without, each has keys of its own.
+	KeyFile string `yaml:"key_file"`
 	// MaxConns bounds the connections to postgres, default 8; one more while calls
 	// are held.
 	MaxConns int `yaml:"max_conns"`

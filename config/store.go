@@ -31,9 +31,32 @@ func (c *Config) validateStore(at func(string) strictyaml.Pos, faults *strictyam
 		faults.Addf(at("store.dsn_file"), "`store.dsn` and `store.dsn_file` are both set: remove one")
 	case s.Driver == "sqlite" && s.DSN != "":
 		faults.Addf(at("store.dsn"), "`store.dsn` is not used by the sqlite driver, which lives in data_dir: remove it, or set `store.driver: postgres`")
+	case s.Driver == "sqlite" && s.KeyFile != "":
+		faults.Addf(at("store.key_file"), "`store.key_file` is not used by the sqlite driver, which no other sidecar shares: remove it, or set `store.driver: postgres`")
 	case s.Driver == "sqlite" && s.DSNFile != "":
 		faults.Addf(at("store.dsn_file"), "`store.dsn_file` is not used by the sqlite driver, which lives in data_dir: remove it, or set `store.driver: postgres`")
 	}
+}
+
+// minStoreKey is the shortest secret that cannot be guessed: 32 random characters of
+// base64 have 192 bits.
+const minStoreKey = 32
+
+// StoreKey is the secret that the sidecars of a database have in common, "" for none.
+// Its errors do not hold it.
+func (c *Config) StoreKey() (string, error) {
+	if c.Store.KeyFile == "" {
+		return "", nil
+	}
+	raw, err := os.ReadFile(c.Path(c.Store.KeyFile))
+	if err != nil {
+		return "", fmt.Errorf("`store.key_file`: %w", err)
+	}
+	key := strings.TrimSpace(string(raw))
+	if len(key) < minStoreKey {
+		return "", fmt.Errorf("`store.key_file`: the secret has %d characters, and %d are needed: make one with `openssl rand -base64 32`", len(key), minStoreKey)
+	}
+	return key, nil
 }
 
 // StoreDSN is the connection string of postgres, from where the settings say. Its

@@ -23,7 +23,8 @@ func controlled(t *testing.T, n int, dsn string, s settings) (ctl *sidecar, list
 	t.Helper()
 	secret := filepath.Join(t.TempDir(), "dsn")
 	must(t, os.WriteFile(secret, []byte(dsn+"\n"), 0o600))
-	s.extra += "\nstore: { driver: postgres, dsn_file: " + secret + " }"
+	must(t, os.WriteFile(secret+".key", []byte("a secret of thirty-two characters\n"), 0o600))
+	s.extra += "\nstore: { driver: postgres, dsn_file: " + secret + ", key_file: " + secret + ".key }"
 	ctl = &sidecar{t: t, dir: t.TempDir()}
 	ctl.config = s.write(t, ctl.dir)
 	ctl.launch(exec.Command(binary, "serve", "--role", "control", "--config", ctl.config))
@@ -271,6 +272,53 @@ func TestControl(t *testing.T) {
 		// Somebody takes the oldest away.
 		pg.Exec(t, "test_1", `DELETE FROM evidence_batches WHERE seq = (SELECT min(seq) FROM evidence_batches)`)
 		judged("without the oldest", 1)
+	})
+
+	// A passport of the control is believed at every sidecar, used at one of them once,
+	// and so is one that another key has signed since.
+	t.Run("passports", func(t *testing.T) {
+		issue := func(from *sidecar, charge string) string {
+			p, err := from.client().IssuePassport(ctx, api.NewPassport{
+				AgentID: "support_agent", AllowedTools: []string{"stripe.refund.create"}, AllowedResources: []string{"stripe:charge:" + charge}, TTL: 300,
+			})
+			must(t, err)
+			return p.Token
+		}
+		show := func(sc *sidecar, token, charge string) answer {
+			a, err := trySend(http.DefaultClient, http.MethodPost, "http://"+sc.revers+"/stripe/v1/refunds", form, "charge="+charge+"&currency=usd&amount=100", http.Header{"Actpass-Passport": {token}, "Actpass-User": {"pat"}})
+			must(t, err)
+			return a
+		}
+		token := issue(ctl, "ch_pass")
+		if a := show(list[0], token, "ch_pass"); a.status != 200 {
+			t.Fatalf("a passport of the control: %d %s", a.status, a.body)
+		}
+		if a := show(list[1], token, "ch_pass"); a.status != 403 || a.header.Get("ActPass-Reason") != "passport.replayed" {
+			t.Errorf("used again at another: %d %s", a.status, a.header.Get("ActPass-Reason"))
+		}
+		if a := show(list[1], issue(list[0], "ch_pass2"), "ch_pass2"); a.status != 200 {
+			t.Errorf("a passport of another sidecar: %d %s", a.status, a.body)
+		}
+		before, err := list[1].client().JWKS(ctx)
+		must(t, err)
+		if out, code := list[0].cli("passport", "rotate"); code != 0 {
+			t.Fatalf("rotate: %s", out)
+		}
+		for _, sc := range []*sidecar{ctl, list[0], list[1]} {
+			becomes(t, 30*time.Second, "the new key is everywhere", func() bool {
+				set, err := sc.client().JWKS(ctx)
+				must(t, err)
+				return len(set.Keys) == len(before.Keys)+1
+			})
+		}
+		if a := show(list[1], issue(ctl, "ch_pass3"), "ch_pass3"); a.status != 200 {
+			t.Errorf("signed with the new key: %d %s", a.status, a.body)
+		}
+		for _, sc := range []*sidecar{ctl, list[0]} {
+			if _, err := os.Stat(filepath.Join(sc.dir, "data", "redact.key")); !os.IsNotExist(err) {
+				t.Errorf("%s has a key of its own: %v", sc.dir, err)
+			}
+		}
 	})
 
 	t.Run("modes", func(t *testing.T) {

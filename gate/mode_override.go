@@ -62,6 +62,22 @@ func (g *Gate) LoadModes(ctx context.Context) error {
 	return nil
 }
 
+// KnownModes are the overrides in force of all tenants, as far as is known here: to
+// be kept for a start at which the store cannot be asked.
+func (g *Gate) KnownModes() []ModeOverride {
+	g.modes.Lock()
+	defer g.modes.Unlock()
+	return slices.Clone(g.recorded)
+}
+
+// AssumeModes puts into force what was known of the store before, until LoadModes can
+// ask it. It can only tighten what the settings say, as every override.
+func (g *Gate) AssumeModes(list []ModeOverride) {
+	g.modes.Lock()
+	defer g.modes.Unlock()
+	g.putModes(slices.Clone(list))
+}
+
 // putModes puts a list into force; g.modes is held.
 func (g *Gate) putModes(list []ModeOverride) {
 	g.recorded = list

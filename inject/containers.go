@@ -214,6 +214,7 @@ func (p *podding) sidecar() object {
 	if p.o.StoreSecret != "" {
 		set("ACTPASS_STORE_DRIVER", "postgres")
 		set("ACTPASS_STORE_DSN_FILE", storeDir+"/dsn")
+		set("ACTPASS_STORE_KEY_FILE", storeDir+"/key")
 		mounts = append(mounts, object{"name": storeVolume, "mountPath": storeDir, "readOnly": true})
 	}
 	c["env"], c["volumeMounts"] = env, mounts

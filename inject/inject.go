@@ -70,8 +70,8 @@ type Options struct {
 	// configuration.
 	ConfigMap string
 	// StoreSecret is a Secret of each pod's namespace whose key `dsn` says which
-	// PostgreSQL the sidecars share; "": each has state of its own. No annotation
-	// chooses another.
+	// PostgreSQL the sidecars share, and `key` holds the secret that they have in common
+	// (store.key_file); "": each has state of its own. No annotation chooses another.
 	StoreSecret string
 	// Redirect is what holds for pods without an annotation.
 	Redirect bool

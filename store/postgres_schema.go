@@ -17,7 +17,7 @@ import (
 var postgresMigrations embed.FS
 
 // postgresSchema is the newest migration.
-const postgresSchema = 4
+const postgresSchema = 5
 
 // prepare sees that the database answers, that it can be written, and that its
 // schema fits.

@@ -55,6 +55,9 @@ func (r role) load(cmd *cobra.Command) (*config.Config, *config.Compiled, error)
 	if cfg.Store.Driver != "postgres" {
 		return nil, nil, fmt.Errorf("`store.driver`: %q is state of this process alone, and --role control is for sidecars that share a database: set `store.driver: postgres` here and at each of them, or start without --role", cfg.Store.Driver)
 	}
+	if cfg.Store.KeyFile == "" {
+		return nil, nil, fmt.Errorf("`store.key_file`: --role control needs it, since passports that are made here would be believed nowhere else: name a file with the same secret here and at each sidecar")
+	}
 	if config.Off(cfg.Listen.API) {
 		return nil, nil, fmt.Errorf("`listen.api` is off, and --role control opens nothing else: give it an address, such as 127.0.0.1:8090")
 	}

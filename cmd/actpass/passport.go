@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/actpass/sidecar/api"
+	"github.com/actpass/sidecar/config"
 	"github.com/actpass/sidecar/passport"
 )
 
@@ -273,7 +275,8 @@ func newPassportRotateCmd() *cobra.Command {
 		Short: "Sign with a new key from now on",
 		Long: `Puts a new signing key in front of those in the data directory. The keys of before
 go on verifying, until nothing that they signed can be valid any more; a running
-sidecar takes the new one within a second or two.
+sidecar takes the new one within a second or two. With store.key_file they are those
+of all sidecars that share the database, which take the new one within ten seconds.
 
 --drop-old drops them at once, which ends every passport that is out: for a key
 that somebody else may have.`,
@@ -288,7 +291,7 @@ that somebody else may have.`,
 			if err := os.MkdirAll(dir, 0o700); err != nil {
 				return fmt.Errorf("create data_dir: %w", err)
 			}
-			list, dropped, err := rotatePassportKeys(filepath.Join(dir, passportKeysFile), time.Now(), dropOld)
+			list, dropped, err := rotateEverywhere(cmd.Context(), cfg, filepath.Join(dir, passportKeysFile), dropOld)
 			if err != nil {
 				return err
 			}
@@ -298,6 +301,24 @@ that somebody else may have.`,
 	}
 	cmd.Flags().BoolVar(&dropOld, "drop-old", false, "drop the keys of before at once")
 	return cmd
+}
+
+// rotateEverywhere rotates the keys of the data directory, and of the fleet where it
+// has them in common.
+func rotateEverywhere(ctx context.Context, cfg *config.Config, path string, dropOld bool) (list []storedKey, dropped int, err error) {
+	if cfg.Store.KeyFile == "" {
+		return rotatePassportKeys(path, time.Now(), dropOld)
+	}
+	db, err := openStore(ctx, cfg, nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer db.Close()
+	f, err := fleetOf(cfg, db)
+	if err != nil {
+		return nil, 0, err
+	}
+	return f.rotate(ctx, path, time.Now(), dropOld)
 }
 
 // constraintValue is a JSON value with its numbers kept exactly, or else text.

@@ -80,6 +80,18 @@ func createPassportKeys(path string, list []storedKey) error {
 	return putPart(f, path, list, os.Link)
 }
 
+// writePassportKeys puts list in the place of what the file holds, or where there is
+// none.
+func writePassportKeys(path string, list []storedKey) error {
+	part := path + "." + hex.EncodeToString(randomBytes(8))
+	f, err := createPart(part)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(part) }() // after the rename there is nothing to remove
+	return putPart(f, path, list, os.Rename)
+}
+
 // readPassportKeys reads the file as it is.
 func readPassportKeys(path string) ([]storedKey, error) {
 	f, err := os.Open(path)

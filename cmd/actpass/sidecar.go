@@ -53,6 +53,8 @@ type program struct {
 	api       *http.Server
 	pages     *web.Dashboard
 
+	modesKept []byte    // as modes.json holds them
+	fleet     *fleet    // what sidecars share beside the database; nil: nothing
 	authority authority // of passports; after start only watchFiles touches it
 
 	addresses struct{ proxy, reverse, api, transparent string }
@@ -80,6 +82,9 @@ func start(ctx context.Context, as role, cfg *config.Config, compiled *config.Co
 	}
 	p.gate.Load(rulesOf(cfg, compiled))
 	if err := p.recover(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.openFleet(ctx); err != nil {
 		return nil, err
 	}
 	if err := p.openAuthority(); err != nil {
@@ -115,7 +120,7 @@ func (p *program) openState(ctx context.Context) error {
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return fmt.Errorf("create data_dir: %w", err)
 	}
-	key, err := secretFile(filepath.Join(p.dir, "redact.key"))
+	key, err := redactKey(p.cfg, p.dir)
 	if err != nil {
 		return err
 	}
@@ -143,10 +148,8 @@ func (p *program) recover(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := p.gate.LoadModes(ctx); err != nil {
-		if err = p.without("what was set of modes while running", err); err != nil {
-			return err
-		}
+	if err := p.loadModes(ctx); err != nil {
+		return err
 	}
 	open := p.trail.Unfinished()
 	if err := p.gate.MarkAmbiguous(ctx, open); err != nil {

@@ -101,7 +101,7 @@ func openLocal(ctx context.Context, cfg *config.Config) (*gate.Gate, func(), err
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("create data_dir: %w", err)
 	}
-	key, err := secretFile(filepath.Join(dir, "redact.key"))
+	key, err := redactKey(cfg, dir)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -121,7 +121,10 @@ func (p *program) followShared(ctx context.Context) {
 		}
 		if err := p.gate.LoadModes(ctx); err != nil {
 			p.fault(ctx, "store", err)
+		} else {
+			p.keepModes(ctx)
 		}
+		p.followFleet(ctx)
 	}
 }
 

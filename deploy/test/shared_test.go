@@ -20,7 +20,7 @@ func sharesStore(t *testing.T, what, secret string, c corev1.Container, volumes 
 	for _, v := range c.Env {
 		env[v.Name] = v.Value
 	}
-	if env["ACTPASS_STORE_DRIVER"] != "postgres" || env["ACTPASS_STORE_DSN_FILE"] != "/etc/actpass-store/dsn" {
+	if env["ACTPASS_STORE_DRIVER"] != "postgres" || env["ACTPASS_STORE_DSN_FILE"] != "/etc/actpass-store/dsn" || env["ACTPASS_STORE_KEY_FILE"] != "/etc/actpass-store/key" {
 		t.Errorf("%s: environment %v", what, env)
 	}
 	at := slices.IndexFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == "/etc/actpass-store" && m.ReadOnly })

@@ -96,6 +96,7 @@ spec:
             {{- if $root.Values.store.secret }}
             - { name: ACTPASS_STORE_DRIVER, value: postgres }
             - { name: ACTPASS_STORE_DSN_FILE, value: /etc/actpass-store/dsn }
+            - { name: ACTPASS_STORE_KEY_FILE, value: /etc/actpass-store/key }
             {{- end }}
           ports:
             - { name: api, containerPort: 8090, protocol: TCP }
