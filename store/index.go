@@ -40,7 +40,7 @@ type Index struct {
 
 // indexSchema is the version of the tables below. Another one in the file means
 // a rebuild, not a migration.
-const indexSchema = 3
+const indexSchema = 4
 
 // A block stands for blockSize records of the log. blocks holds what a query needs
 // to pass it by, in short rows; columns holds what decides about each event in it.
@@ -66,7 +66,11 @@ CREATE TABLE blocks (
   agents    INTEGER NOT NULL,
   decisions INTEGER NOT NULL,
   reasons   INTEGER NOT NULL,
-  states    INTEGER NOT NULL
+  states    INTEGER NOT NULL,
+  p0 INTEGER NOT NULL, p1 INTEGER NOT NULL, p2 INTEGER NOT NULL, p3 INTEGER NOT NULL,    -- pairSet
+  p4 INTEGER NOT NULL, p5 INTEGER NOT NULL, p6 INTEGER NOT NULL, p7 INTEGER NOT NULL,
+  p8 INTEGER NOT NULL, p9 INTEGER NOT NULL, p10 INTEGER NOT NULL, p11 INTEGER NOT NULL,
+  p12 INTEGER NOT NULL, p13 INTEGER NOT NULL, p14 INTEGER NOT NULL, p15 INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE columns (
   block   INTEGER PRIMARY KEY,

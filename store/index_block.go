@@ -117,6 +117,7 @@ type summary struct {
 	minTime, maxTime int64
 	minKey, maxKey   eventKey
 	masks            [numMasked]uint64 // one bit for each value's hash
+	pairs            pairSet
 }
 
 func (b *block) summary() summary {
@@ -143,6 +144,7 @@ func (b *block) summary() summary {
 			s.masks[c] |= bits[b.rows[i].cols[c]]
 		}
 	}
+	s.pairs = b.pairs()
 	return s
 }
 

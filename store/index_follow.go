@@ -415,7 +415,10 @@ func (f *follower) keep(ctx context.Context, n int) error {
 			for _, m := range s.masks {
 				args = append(args, int64(m))
 			}
-			if err := f.exec(ctx, `INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?, ?`+strings.Repeat(", ?", numMasked)+`)`, args...); err != nil {
+			for _, m := range s.pairs {
+				args = append(args, int64(m))
+			}
+			if err := f.exec(ctx, `INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?, ?`+strings.Repeat(", ?", numMasked+pairWords)+`)`, args...); err != nil {
 				return err
 			}
 			if err := f.exec(ctx, `INSERT OR REPLACE INTO columns VALUES (?, ?)`, int64(number), b.encode()); err != nil {

@@ -145,6 +145,14 @@ func (ix *Index) Events(ctx context.Context, q Query) (list []View, next string,
 			args = append(args, int64(t.mask))
 		}
 	}
+	together, more, err := q.pairsOf(ctx, db, tests)
+	if err != nil {
+		return nil, "", fmt.Errorf("list events: %w", err)
+	}
+	if together != "" {
+		where += " AND " + together
+		args = append(args, more...)
+	}
 	limit := pageSize(q.Limit)
 	var hits []*hit
 	err = scanBlocks(ctx, db, where, args, func(b *block) bool {
@@ -188,14 +196,15 @@ func (ix *Index) Events(ctx context.Context, q Query) (list []View, next string,
 // test is one condition of a query.
 type test struct {
 	col    int
-	column string // of the table blocks
-	mask   uint64 // 0: it tells nothing about a block as a whole
+	column string  // of the table blocks
+	mask   uint64  // 0: it tells nothing about a block as a whole
+	value  *string // that it must be; nil: match tells
 	match  func(word string) bool
 }
 
 func (q *Query) tests() []test {
 	exact := func(col int, column, value string) test {
-		return test{col, column, maskBit(value), func(w string) bool { return w == value }}
+		return test{col, column, maskBit(value), &value, func(w string) bool { return w == value }}
 	}
 	tests := []test{exact(colTenant, "tenants", q.Tenant)}
 	switch q.Kind {

@@ -96,7 +96,8 @@ func encode(t testing.TB, r interface{ Encode() ([]byte, error) }) []byte {
 
 func record(t testing.TB, r interface {
 	Record() (evidence.Record, error)
-}) evidence.Record {
+},
+) evidence.Record {
 	t.Helper()
 	rec, err := r.Record()
 	if err != nil {
