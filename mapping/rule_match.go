@@ -104,6 +104,7 @@ func (c *compiler) match(f *ruleFile, d *ruleDecl, r *Rule, seen map[string]map[
 	if len(c.faults) > before {
 		return r.methods // not indexed: the set is refused anyway
 	}
+	r.reach = reach{d.At, hostPatterns, paths}
 	for _, h := range hostPatterns {
 		s := c.set.index.site(h)
 		named := &h

@@ -41,6 +41,7 @@ type Rule struct {
 	spec              *argSpec
 	secret            []string
 	resource          []template
+	reach             reach
 }
 
 // Options of Compile.

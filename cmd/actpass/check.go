@@ -17,7 +17,8 @@ func newCheckCmd() *cobra.Command {
 		Short: "Check configuration, mapping and policies; report everything that is wrong at once",
 		Long: `Reads the configuration, the mapping packs and files and the policies as serve
 would, and reports every fault as file:line:col: what is wrong, and what to write
-instead. Exit code 0: all fine; 1: faults.`,
+instead. Rules that do less than they seem to, as gRPC rules whose messages cannot be
+judged, are warnings. Exit code 0: all fine, or warnings; 1: faults.`,
 		Example: "  actpass check --config config.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -27,17 +28,7 @@ instead. Exit code 0: all fine; 1: faults.`,
 				return err
 			}
 			if asJSON {
-				type fault struct {
-					File    string `json:"file"`
-					Line    int    `json:"line,omitempty"`
-					Col     int    `json:"col,omitempty"`
-					Message string `json:"message"`
-				}
-				list := make([]fault, len(faults))
-				for i, f := range faults {
-					list[i] = fault{f.File, f.Line, f.Col, f.Message}
-				}
-				if err := json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"ok": false, "faults": list}); err != nil {
+				if err := json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"ok": false, "faults": places(faults)}); err != nil {
 					return err
 				}
 				return &exitError{code: exitFinding}
@@ -53,6 +44,22 @@ instead. Exit code 0: all fine; 1: faults.`,
 	return cmd
 }
 
+// place is one fault or warning in JSON.
+type place struct {
+	File    string `json:"file"`
+	Line    int    `json:"line,omitempty"`
+	Col     int    `json:"col,omitempty"`
+	Message string `json:"message"`
+}
+
+func places(faults strictyaml.Faults) []place {
+	list := make([]place, len(faults))
+	for i, f := range faults {
+		list[i] = place{f.File, f.Line, f.Col, f.Message}
+	}
+	return list
+}
+
 func check(cmd *cobra.Command, asJSON bool) error {
 	cfg, compiled, err := loadAll(cmd)
 	if err == nil {
@@ -65,11 +72,15 @@ func check(cmd *cobra.Command, asJSON bool) error {
 	if name == "" {
 		name = "embedded defaults"
 	}
+	warnings := compiled.Mapping.Warnings()
 	if asJSON {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{
-			"ok": true, "config": name, "mode": cfg.Mode, "mapping_rules": compiled.Mapping.Len(),
+			"warnings": places(warnings), "ok": true, "config": name, "mode": cfg.Mode, "mapping_rules": compiled.Mapping.Len(),
 			"policies": len(compiled.Policy.Policies()), "mapping_hash": compiled.Mapping.Hash(), "policy_hash": compiled.Policy.Hash(),
 		})
+	}
+	for _, w := range warnings {
+		fmt.Fprintf(cmd.OutOrStdout(), "warning: %s\n", w.Error())
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "ok: %s, mode %s, %d mapping rules, %d %s\n", name, cfg.Mode, compiled.Mapping.Len(),
 		len(compiled.Policy.Policies()), plural(len(compiled.Policy.Policies()), "policy", "policies"))
