@@ -45,8 +45,8 @@ class AsyncActPass:
             step = next(steps)
             while True:
                 fault: Optional[BaseException] = None
+                got: Any = None
                 try:
-                    got: Any = None
                     if isinstance(step, Ask):
                         got = await _attempt(self._s, step)
                     elif isinstance(step, Sleep):

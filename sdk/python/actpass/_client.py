@@ -60,8 +60,8 @@ class ActPass:
             step = next(steps)
             while True:
                 fault: Optional[BaseException] = None
+                got: Any = None
                 try:
-                    got: Any = None
                     if isinstance(step, Ask):
                         got = self._http.attempt(step)
                     elif isinstance(step, Sleep):

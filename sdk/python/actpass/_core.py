@@ -324,9 +324,10 @@ def guard(s: Settings, action: Mapping[str, Any], on_approval: str, approval_tim
         if q.mode in ("monitor", "warn"):
             return (yield from _run(s, None, str(e)))
         return GuardResult(None, e.with_traceback(None))
-    if d["enforcement"] == "hold" and on_approval == "wait" and d.get("approval_request_id"):
+    approval = d.get("approval_request_id")
+    if d["enforcement"] == "hold" and on_approval == "wait" and approval:
         try:
-            d = yield from _waited(s, q, d, approval_timeout)
+            d = yield from _waited(s, q, d, approval, approval_timeout)
         except (UnreachableError, ExpiredError) as e:
             # It was held: whatever mode was asked for, nothing runs unasked now.
             e.decision = d
@@ -339,8 +340,8 @@ def guard(s: Settings, action: Mapping[str, Any], on_approval: str, approval_tim
     return (yield from _run(s, d, summary if d["enforcement"] == "warn" else None))
 
 
-def _waited(s: Settings, q: Question, d: Decision, timeout: Optional[float]) -> Steps[Decision]:
-    a = yield from wait_for_approval(s, d["approval_request_id"], timeout)
+def _waited(s: Settings, q: Question, d: Decision, approval: str, timeout: Optional[float]) -> Steps[Decision]:
+    a = yield from wait_for_approval(s, approval, timeout)
     if a["state"] == "pending":
         raise ExpiredError(f"Nobody decided approval {a['id']} in time, and {d['tool']} was not run. Call guard again unchanged to wait for it.")
     if a["state"] == "expired":

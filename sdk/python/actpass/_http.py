@@ -132,9 +132,9 @@ class Transport:
 
         scheme, host, _ = split(self._settings.base_url)
         # Directly: the proxy variables of the environment often name the sidecar itself.
-        c = (HTTPSConnection if scheme == "https" else HTTPConnection)(host, timeout=timeout)
+        c: "HTTPConnection" = (HTTPSConnection if scheme == "https" else HTTPConnection)(host, timeout=timeout)
         c.connect()
-        c.sock = _Until(c.sock)  # type: ignore[assignment]
+        c.sock = _Until(c.sock)
         c.auto_open = 0
         return c
 

@@ -242,7 +242,7 @@ def verify_passport_offline(
     try:
         c = _object(payload)
     except ValueError:
-        c = None
+        c = {}  # which lacks what a passport has
     _check_form(c)
     _check_constraints(c.get("resource_constraints"))
     at = time.time() if now is None else now

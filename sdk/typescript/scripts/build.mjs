@@ -6,6 +6,7 @@ import { execFileSync } from 'node:child_process'
 import { cpSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
+import { transformSync } from 'esbuild'
 process.chdir(fileURLToPath(new URL('..', import.meta.url)))
 rmSync('dist', { recursive: true, force: true })
 // Comments are for readers of the types.
@@ -25,18 +26,14 @@ try {
 writeFileSync('dist/cjs/package.json', '{"type":"commonjs"}\n')
 // Nobody can import these: what has types alone, and types of what is not exported.
 for (const name of ['wire.js', 'http.d.ts', 'decision.d.ts']) rmSync('dist/cjs/' + name)
-// Nor do they read what is run: without its indentation it is smaller. A text over
-// several lines would lose some of its own.
+// Nor do they read what is run: it is made small. Names at the top of a file stay, and with them those of errors.
 for (const name of readdirSync('dist/cjs').filter((n) => n.endsWith('.js'))) {
-  const lines = readFileSync('dist/cjs/' + name, 'utf8').split('\n')
-  const odd = lines.find((l) => (l.match(/`/g) ?? []).length % 2)
-  if (odd !== undefined) throw new Error(`${name}: a template over several lines: ${odd}`)
-  writeFileSync('dist/cjs/' + name, lines.map((l) => l.trimStart()).join('\n'))
+  writeFileSync('dist/cjs/' + name, transformSync(readFileSync('dist/cjs/' + name, 'utf8'), { minify: true, platform: 'node' }).code)
 }
 const require = createRequire(import.meta.url)
 mkdirSync('dist/esm')
 for (const entry of ['index', 'openai', 'ai', 'mcp', 'langchain']) {
   const names = Object.keys(require(`../dist/cjs/${entry}.js`))
-  writeFileSync(`dist/esm/${entry}.js`, `export { ${names.join(', ')} } from '../cjs/${entry}.js'\n`)
+  writeFileSync(`dist/esm/${entry}.js`, `import all from '../cjs/${entry}.js'\nexport const { ${names.join(', ')} } = all\n`)
   writeFileSync(`dist/esm/${entry}.d.ts`, `export * from '../cjs/${entry}.js'\n`)
 }

@@ -2,7 +2,7 @@
 // stand-in model and the real binary; and what the snippets do not show.
 import assert from 'node:assert/strict'
 import { execFile, spawnSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { after, before, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
@@ -37,7 +37,7 @@ before(async () => {
     res.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ id: 'c', object: 'chat.completion', created: 1, model: 'gpt-5', choices: [{ index: 0, message, finish_reason: told ? 'stop' : 'tool_calls' }], usage: { prompt_tokens: 1, completion_tokens: 1, total_tokens: 2 } }))
   })
   await new Promise((done) => model.listen(0, '127.0.0.1', done))
-  env = { PATH: process.env.PATH, ACTPASS_API_KEY: apiKey, ACTPASS_URL: sidecar.baseUrl, OPENAI_API_KEY: 'none', OPENAI_BASE_URL: `http://127.0.0.1:${model.address().port}/v1` }
+  env = { PATH: process.env.PATH, ACTPASS_API_KEY: apiKey, ACTPASS_API_URL: sidecar.baseUrl, OPENAI_API_KEY: 'none', OPENAI_BASE_URL: `http://127.0.0.1:${model.address().port}/v1` }
 })
 after(async () => { model?.closeAllConnections(); model?.close(); await sidecar?.stop() })
 
@@ -153,8 +153,52 @@ test('langchain: every way to call the tool is judged', async () => {
   assert.deepEqual([outer.status, /large_refund/.test(outer.content)], ['error', true])
 })
 
+test('ai, mcp and langchain: a held call is answered at once, or waits, as asked, and runs once', async () => {
+  // The last of the file: what is approved counts towards the day's limit.
+  const waiting = { onApproval: 'wait', approvalTimeoutMs: 20_000 }
+  const options = { toolCallId: 'c', messages: [] }, toolCall = (amount) => ({ type: 'tool_call', id: 'c1', name: 'refund', args: args(amount) })
+  const ai = (more, execute) => guardTools(actpass, { t: aiTool({ inputSchema: z.object(schema), execute }) }, rules(more)).t
+  const lang = (more, f) => guardTool(actpass, langchainTool(f, { name: 'refund', description: 'd', schema: z.object(schema) }), rules(more))
+  const mcp = async (more, f, side, amount) => {
+    const guarded = { server: 'shop', rules: rules(more) }
+    const { server, client, open } = await connected(side === 'server' && guarded, side === 'client' && guarded)
+    server.registerTool('refund', { inputSchema: schema }, () => ({ content: [{ type: 'text', text: String(f()) }] }))
+    await open()
+    const { isError, content } = await client.callTool({ name: 'refund', arguments: args(amount) })
+    await client.close()
+    return `${isError ?? false} ${content[0].text}`
+  }
+  const ways = {
+    ai: (more, f, amount) => ai(more, f).execute(args(amount), options).catch((e) => 'true ' + e.message).then((r) => (typeof r === 'string' ? r : 'false ' + r)),
+    langchain: async (more, f, amount) => (({ status, content }) => `${status === 'error'} ${content}`)(await lang(more, f).invoke(toolCall(amount))),
+    server: (more, f, amount) => mcp(more, f, 'server', amount),
+    client: (more, f, amount) => mcp(more, f, 'client', amount),
+  }
+  let amount = 20_100
+  for (const [name, go] of Object.entries(ways)) {
+    assert.match(await go({}, never, ++amount), /^true ActPass holds stripe\.refund\.create for a human.*apr_/, name)
+    let ran = 0
+    const waits = go(waiting, () => ++ran, ++amount)
+    await approve(amount)
+    assert.deepEqual([name, await waits, ran], [name, 'false 1', 1])
+  }
+})
+
 test('types: the frameworks\' own fit, and wrong uses do not compile', () => {
   const at = new URL('types.check.ts', import.meta.url)
   const tsc = spawnSync(process.execPath, ['node_modules/typescript/bin/tsc', '--noEmit', '--ignoreConfig', '--strict', '--skipLibCheck', '--module', 'node16', '--target', 'es2022', '--lib', 'es2023,dom', '--types', 'node', fileURLToPath(at)], { cwd, encoding: 'utf8' })
   assert.equal(tsc.stdout, '')
+})
+
+test('types: the snippet of README.md compiles as TypeScript, strictly', () => {
+  const found = [...readFileSync(new URL('../README.md', import.meta.url), 'utf8').matchAll(/```js\n([^]*?)```/g)].map((m) => m[1])
+  assert.equal(found.length, 1)
+  // Beside the package's own files, so that it is found by its name.
+  const at = new URL('../.check/', import.meta.url)
+  mkdirSync(at, { recursive: true })
+  try {
+    writeFileSync(new URL('readme.mts', at), found[0])
+    const tsc = spawnSync(process.execPath, ['node_modules/typescript/bin/tsc', '--noEmit', '--ignoreConfig', '--strict', '--skipLibCheck', '--module', 'node16', '--target', 'es2022', '--types', 'node', '.check/readme.mts'], { cwd, encoding: 'utf8' })
+    assert.equal(tsc.stdout, '')
+  } finally { rmSync(at, { recursive: true, force: true }) }
 })

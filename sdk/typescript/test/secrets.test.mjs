@@ -72,6 +72,15 @@ test('an error of execute\'s may be anything, and is reported by its name alone'
   }
 })
 
+test('an abort that comes with the answer runs nothing, and is reported', async (t) => {
+  const { baseUrl, outcomes } = await standIn(t, { preflight: [{ status: 200, body: { $d: 'allow' } }] })
+  const ended = new AbortController(), parse = JSON.parse
+  const at = t.mock.method(JSON, 'parse', (...a) => { if (String(a[0]).includes('matched_rules')) ended.abort(new Error('enough')); return parse(...a) })
+  await assert.rejects(new ActPass({ apiKey, agentId: 'a', baseUrl }).guard({ tool: 'stripe.refund.create', resource: 'stripe:charge:ch_123', signal: ended.signal, execute: () => assert.fail('run') }), /enough/)
+  at.mock.restore()
+  assert.deepEqual(outcomes, [{ state: 'failed', status: 499, error: 'aborted before it was run' }])
+})
+
 test('what is changed while it is asked is not run or asked about', async (t) => {
   const { baseUrl, bodies } = await standIn(t, { preflight: [{ status: 200, body: { $d: 'hold' } }, { status: 200, body: { $d: 'allow' } }], approval: [{ status: 200, body: { id: 'apr_1', state: 'approved' } }] })
   const o = { tool: 'stripe.refund.create', resource: 'stripe:charge:ch_123', args: { amount: 1 }, mode: 'enforce', onApproval: 'wait', execute: () => 'asked about' }
