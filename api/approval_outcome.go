@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/actpass/sidecar/evidence"
@@ -41,7 +42,7 @@ func (s *server) useOf(ctx context.Context, a *gate.Approval) *ApprovalOutcome {
 	}
 	o := &ApprovalOutcome{State: OutcomeUnknown, EventID: a.ConsumedBy, UsedAt: moment(a.ClosedAt)}
 	if a.Request != nil {
-		o.Host = a.Request.Authority
+		o.Host = strings.TrimSuffix(a.Request.Authority, ":443")
 	}
 	b, err := s.Events.Event(ctx, a.TenantID, a.ConsumedBy)
 	var e struct {

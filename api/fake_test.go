@@ -77,7 +77,7 @@ func approval(id, agent, key string) gate.Approval {
 		ID: id, TenantID: "acme", AgentID: agent, KeyID: key, Tool: "stripe.refund.create", Resource: "stripe:charge:ch_123", Risk: "high",
 		Args: map[string]any{"amount": int64(9007199254740993)}, Required: 1, State: gate.ApprovalPending, CreatedAt: at, ExpiresAt: at.Add(time.Hour),
 		Approvers: []string{"support-leads"}, EventID: "ev_1",
-		Request: &evidence.Request{Method: "POST", Authority: "api.stripe.com", Path: "/v1/refunds", Bytes: 30},
+		Request: &evidence.Request{Method: "POST", Authority: "api.stripe.com:443", Path: "/v1/refunds", Bytes: 30},
 		Votes:   []gate.Vote{{KeyID: "key_other", Name: "Ann", Decision: "approve", Time: at}},
 	}
 }
