@@ -122,7 +122,7 @@ func (o *ApprovalOutcome) tell(fault string, now time.Time) {
 	case o.State == evidence.StateAmbiguous && own:
 		o.Summary = used + ": the agent was told to go ahead, and what came of it is not known."
 		if fault != "" {
-			o.Summary += fmt.Sprintf(" On record is: %q.", fault)
+			o.Summary += fmt.Sprintf(" The agent says: %q.", fault)
 		}
 		o.Check = "Find out, with the agent or where it acts, whether the action took effect before it is asked for again."
 	case o.State == evidence.StateAmbiguous:

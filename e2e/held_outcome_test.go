@@ -84,7 +84,7 @@ func TestAnAmbiguousOutcomeIsShown(t *testing.T) {
 		t.Errorf("%d\n%s", code, out)
 	}
 	out, code = sc.cli("approvals", "show", lost)
-	if code != 0 || !strings.Contains(out, "find out    Find out at api.stripe.com") {
+	if code != 0 || !strings.Contains(out, "to check    Find out at api.stripe.com") {
 		t.Errorf("%d\n%s", code, out)
 	}
 }

@@ -83,7 +83,10 @@ func (m *Memory) OpenApproval(ctx context.Context, a gate.Approval, room gate.Ro
 				return err
 			}
 			if len(latest) == 1 && latest[0].ID != mine.Seen {
-				got, err = private(latest[0])
+				for _, put := range overdue {
+					put() // as it is, and not as it was: nobody may wait for what is over
+				}
+				got, err = private(s.approvals[latest[0].ID])
 				return err
 			}
 			mine.Seen = ""

@@ -165,7 +165,7 @@ func showApproval(out io.Writer, a api.Approval) error {
 	f.line("used by", a.ConsumedBy)
 	if o := a.Outcome; o != nil {
 		f.line("outcome", outcomeOf(&a)+": "+o.Summary)
-		f.line("find out", o.Check)
+		f.line("to check", o.Check)
 	}
 	f.line("evidence", a.EventID)
 	return nil

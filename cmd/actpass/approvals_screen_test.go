@@ -296,7 +296,7 @@ func TestScreenShowsWhatIsUnclear(t *testing.T) {
 	}
 	feed(m, press(m, "down")())
 	text := shown(m)
-	for _, want := range []string{"Outcome      ambiguous ?: It was sent, or may have been, and no answer was recorded.", "Find out     Find out at api.stripe.com whether it took effect."} {
+	for _, want := range []string{"Outcome      ambiguous ?: It was sent, or may have been, and no answer was recorded.", "To check     Find out at api.stripe.com whether it took effect."} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the screen has no %q:\n%s", want, text)
 		}

@@ -151,7 +151,7 @@ func (m *screen) details(w int) (out []string) {
 	add("Asked", asked)
 	if o := a.Outcome; o != nil {
 		add("Outcome", plain(outcomeOf(a)+": "+o.Summary))
-		add("Find out", plain(o.Check))
+		add("To check", plain(o.Check))
 	}
 	add("Approval", plain(a.ID)+"   evidence "+plain(a.EventID))
 

@@ -55,6 +55,24 @@ type model struct {
 	events    int
 }
 
+// ids are those of a fingerprint, oldest first.
+func (m *model) ids(fingerprint string) (list []string) {
+	for _, a := range m.approvals {
+		if a.fingerprint == fingerprint {
+			list = append(list, a.id)
+		}
+	}
+	return list
+}
+
+// latest of a fingerprint; nil for none.
+func (m *model) latest(fingerprint string) *modelApproval {
+	if ids := m.ids(fingerprint); len(ids) > 0 {
+		return m.find(ids[len(ids)-1])
+	}
+	return nil
+}
+
 func (m *model) find(id string) *modelApproval {
 	for _, a := range m.approvals {
 		if a.id == id {
@@ -130,6 +148,9 @@ func testModel(t *testing.T, s *suite) {
 				q.Required = rapid.IntRange(1, 3).Draw(t, "required")
 				q.AgentID = rapid.SampledFrom([]string{"a", "b"}).Draw(t, "agent")
 				room := gate.Room{Tenant: rapid.IntRange(1, 3).Draw(t, "room"), Agent: rapid.IntRange(1, 3).Draw(t, "room of an agent")}
+				// What the caller has looked at: it does not say, nothing, or one of them.
+				q.Seen = rapid.SampledFrom(append([]string{"", "", gate.SeenNone}, m.ids(q.Fingerprint)...)).Draw(t, "seen")
+				latest := m.latest(q.Fingerprint)
 				got, isNew, err := s.OpenApproval(s.ctx, q, room)
 				pending, ofAgent := 0, 0
 				for _, a := range m.approvals {
@@ -152,6 +173,21 @@ func testModel(t *testing.T, s *suite) {
 							ofAgent++
 						}
 					}
+				}
+				if q.Seen != "" && latest != nil && latest.id != q.Seen {
+					fail(err)
+					if isNew || got.ID != latest.id {
+						t.Fatalf("opened %s (new %v) though %s came after what was seen, %s", got.ID, isNew, latest.id, q.Seen)
+					}
+					if latest.over(m.now) {
+						latest.end("expired", m.now, 0)
+						latest.recorded = false
+						m.moves++
+					}
+					if got.State != latest.state {
+						t.Fatalf("%s is %s, want %s", got.ID, got.State, latest.state)
+					}
+					return
 				}
 				if pending >= room.Tenant || ofAgent >= room.Agent {
 					if !errors.Is(err, gate.ErrTooMany) || errors.Is(err, gate.ErrTooManyOfAgent) != (pending < room.Tenant) {
