@@ -221,6 +221,33 @@ func (c *Client) Healthy(ctx context.Context) error {
 	return nil
 }
 
+// Readyz is what /readyz says.
+type Readyz struct {
+	Status string            `json:"status"` // ready, or not_ready
+	Checks map[string]string `json:"checks"` // ok, or failing
+}
+
+// Ready asks whether the sidecar can do its work, and what fails.
+func (c *Client) Ready(ctx context.Context) (r Readyz, err error) {
+	status, body, header, err := c.send(ctx, http.MethodGet, "/readyz", nil, nil)
+	if err != nil {
+		return r, err
+	}
+	if json.Unmarshal(body, &r) != nil || r.Status == "" {
+		return r, answerError(status, body, header)
+	}
+	return r, nil
+}
+
+// Metrics gets the metrics, in Prometheus' text format.
+func (c *Client) Metrics(ctx context.Context) ([]byte, error) {
+	status, body, header, err := c.send(ctx, http.MethodGet, "/metrics", nil, nil)
+	if err == nil && status != http.StatusOK {
+		err = answerError(status, body, header)
+	}
+	return body, err
+}
+
 func paging(cursor string, limit int) url.Values {
 	v := url.Values{}
 	set(v, "cursor", cursor)

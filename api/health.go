@@ -26,15 +26,10 @@ func (s *server) healthz(w http.ResponseWriter, r *http.Request, _ gate.Identity
 	return writeJSON(w, http.StatusOK, health{Status: "ok", Version: s.Version})
 }
 
-type readiness struct {
-	Status string            `json:"status"` // ready, or not_ready
-	Checks map[string]string `json:"checks"` // ok, or failing
-}
-
 // readyz says whether the sidecar can do its work. It is open, so it names what
 // fails but not how: the log says that, once each time it changes.
 func (s *server) readyz(w http.ResponseWriter, r *http.Request, _ gate.Identity) error {
-	out, status := readiness{Status: "ready", Checks: map[string]string{}}, http.StatusOK
+	out, status := Readyz{Status: "ready", Checks: map[string]string{}}, http.StatusOK
 	if s.Ready != nil {
 		for _, c := range s.Ready() {
 			out.Checks[c.Name] = "ok"

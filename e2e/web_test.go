@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/actpass/sidecar/api"
+	"github.com/actpass/sidecar/doctor"
 )
 
 // TestDashboard walks the pages of the real binary in a real browser: axe-core's
@@ -29,12 +30,24 @@ func TestDashboard(t *testing.T) {
 		Tool: "stripe.refund.create", Resource: "stripe:charge:ch_9", AgentID: "support_agent", Args: map[string]any{"amount": 900000, "currency": "usd"},
 	})
 	must(t, err)
+	_, err = sc.client().ReportDoctor(context.Background(), doctor.Report{Verdict: doctor.Open, Paths: []doctor.Path{
+		{Path: "tcp", Target: "1.1.1.1:443", Verdict: doctor.Open, Certain: true, Detail: "answered by somebody else <script>alert(1)</script>"},
+		{Path: "udp443", Target: "1.1.1.1:443", Verdict: doctor.Enforced, Detail: "nothing answers"},
+		{Path: "variables", Verdict: doctor.Advisory, Detail: "HTTPS_PROXY leads to the sidecar"},
+	}})
+	must(t, err)
 	// Calls that no mapping rule names, one of them hostile. They are blocked.
 	for _, path := range []string{"/v9/things/4711", "/v9/things/4712", "/v9/things/<script>alert(1)</script>"} {
 		out, err := exec.Command("curl", "-s", "-m", "20", "-x", "http://"+sc.proxy, "-d", "a=1", "http://api.acme.test"+path).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v %s", err, out)
 		}
+	}
+	// A refund on the wire, blocked by a rule.
+	refund := exec.Command("curl", "-s", "-m", "20", "-x", "http://"+sc.proxy, "--cacert", filepath.Join(sc.dir, "data", "ca", "ca.pem"),
+		"-d", "charge=ch_7", "-d", "amount=800000", "-d", "currency=usd", "-d", "reason=<script>alert(1)</script>", "https://api.stripe.com/v1/refunds")
+	if out, err := refund.CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
 	}
 	dir := t.TempDir()
 	must(t, os.CopyFS(dir, os.DirFS("web")))
@@ -55,9 +68,21 @@ func TestDashboard(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 
+	// What the event's page gives to copy: a fixture that passes, and a command that
+	// comes to the same decision.
+	if out, code := sc.cli("test", filepath.Join(dir, "fixture.yaml")); code != 0 || !strings.Contains(out, "1 passed, 0 failed") {
+		t.Errorf("the fixture: %d %s", code, out)
+	}
+	command, err := os.ReadFile(filepath.Join(dir, "explain.sh"))
+	must(t, err)
+	explain := exec.Command("sh", "-c", strings.Replace(string(command), "actpass ", binary+" ", 1)+" --config "+sc.config)
+	if out, err := explain.CombinedOutput(); err == nil || !strings.Contains(string(out), "refund.over_limit") || !strings.Contains(string(out), "800000") {
+		t.Errorf("%s: %v %s", command, err, out)
+	}
+
 	// What the review page made goes in, and holds: the sidecar's own files are as
 	// they were, and the fixtures pass with the patch and not without it.
-	if out, code := sc.cli("review"); code != 0 || !strings.Contains(out, "blocks 4 and holds 3") {
+	if out, code := sc.cli("review"); code != 0 || !strings.Contains(out, "blocks 5 and holds 3") {
 		t.Errorf("%d %s", code, out)
 	}
 	patch := exec.Command("patch", "-s", "-p1", "-d", sc.dir, "-i", filepath.Join(dir, "review.patch"))

@@ -275,6 +275,9 @@ func explainCommand(e *event) string {
 		return ""
 	}
 	u := url.URL{Scheme: "https", Host: q.Authority, Path: q.Path}
+	if strings.HasSuffix(q.Authority, ":80") || e.MappingRule == nil && strings.HasPrefix(e.Resource, "http://") {
+		u.Scheme = "http" // which the record does not say of itself
+	}
 	cmd := "actpass explain " + shell(q.Method) + " " + shell(u.String())
 	if len(e.Args) == 0 || q.Bytes == 0 {
 		return cmd

@@ -41,7 +41,7 @@ type overviewPage struct {
 	Unmapped  []ranked
 	Mode      string
 	Waiting   []api.Approval
-	Fault     string // of the evidence log or the store, "" for none
+	Health    healthView
 	Addresses Addresses
 }
 
@@ -136,6 +136,9 @@ func (d *Dashboard) overview(w http.ResponseWriter, r *http.Request, v *visit) e
 	if rules := d.Gate.Rules(); rules != nil {
 		b.Mode = rules.Mode
 	}
+	if b.Health, err = d.health(r, v); err != nil {
+		return err
+	}
 	b.count(counts, now)
 	return d.show(w, r, v, "overview", &page{Title: "Overview", Nav: "overview", Live: true, Body: b})
 }
@@ -169,6 +172,9 @@ func (b *overviewPage) count(counts []api.Count, now time.Time) {
 			} else {
 				add(unmapped, c.Tool, "tool", c)
 			}
+		}
+		if c.Enforcement == "block" || c.Enforcement == "hold" {
+			continue // it was not let through
 		}
 		if c.Would.Enforce == "block" || c.Would.Enforce == "hold" || c.Would.Strict == "block" {
 			k := [2]string{c.Tool, c.AgentID}

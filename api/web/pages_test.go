@@ -92,7 +92,7 @@ func TestOverviewCounts(t *testing.T) {
 	b.count([]api.Count{
 		{Start: at(0), Tool: "a", AgentID: "x", Decision: "allow", Enforcement: "none", Mapping: "rule", Count: 7},
 		{Start: at(time.Hour), Tool: "a", AgentID: "x", Decision: "deny", Enforcement: "none", Would: api.CountWould{Enforce: "block", Strict: "block"}, Mapping: "none", Count: 2},
-		{Start: at(23 * time.Hour), Tool: "b", AgentID: "y", Decision: "deny", Enforcement: "block", Mapping: "caller", Count: 1},
+		{Start: at(23 * time.Hour), Tool: "b", AgentID: "y", Decision: "deny", Enforcement: "block", Would: api.CountWould{Strict: "block"}, Mapping: "caller", Count: 1},
 		{Start: at(90 * time.Hour), Tool: "old", AgentID: "y", Decision: "allow", Enforcement: "none", Mapping: "rule", Count: 1},
 	}, now)
 	if b.Total != 11 || b.Traffic != 10 || b.Mapped != 8 || b.Kinds[0].N != 8 || b.Kinds[2].N != 2 || b.Kinds[4].N != 1 {

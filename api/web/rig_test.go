@@ -34,6 +34,7 @@ type rig struct {
 	t    *testing.T
 	gate *gate.Gate
 	log  *ledger.Log
+	opt  api.Options
 	api  http.Handler
 	dash *Dashboard
 	url  string
@@ -164,7 +165,8 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 	ctx, stop := context.WithCancel(context.Background())
 	followed := make(chan struct{})
 	go func() { defer close(followed); _ = ix.Follow(ctx, r.log) }()
-	r.api = api.New(api.Options{Gate: r.gate, Events: events{Index: ix, gate: r.gate, log: r.log, dir: filepath.Join(dir, "ledger")}})
+	r.opt = api.Options{Gate: r.gate, Events: events{Index: ix, gate: r.gate, log: r.log, dir: filepath.Join(dir, "ledger")}}
+	r.api = api.New(r.opt)
 	o := Options{API: r.api, Gate: r.gate, Evidence: r.log, Version: "test", Addresses: func() Addresses {
 		return Addresses{Proxy: "127.0.0.1:8080", API: "127.0.0.1:8090", CAFile: "ca.pem"}
 	}}
@@ -183,6 +185,13 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 		_ = r.log.Close()
 	})
 	return r
+}
+
+// remake gives the dashboard another API over the same gate and log.
+func (r *rig) remake(change func(*api.Options)) {
+	change(&r.opt)
+	r.api = api.New(r.opt)
+	r.dash.API = r.api
 }
 
 // key makes a key of a tenant.

@@ -158,13 +158,13 @@ func short(id string) string {
 // mark is the class of what a decision or state looks like; words are beside it.
 func mark(s string) string {
 	switch s {
-	case "allow", "approved", "consumed", "live", "forwarded", "ok", "succeeded", "ready", "none":
+	case "allow", "approved", "consumed", "live", "enforced", "forwarded", "ok", "succeeded", "ready", "none":
 		return "good"
-	case "deny", "denied", "blocked", "refused", "block":
+	case "deny", "denied", "blocked", "refused", "block", "open":
 		return "bad"
 	case "require_approval", "require_tool_reapproval", "pending", "held", "hold":
 		return "wait"
-	case "warn", "not_ready", "ambiguous", "expired", "cancelled":
+	case "warn", "not_ready", "advisory", "ambiguous", "expired", "cancelled":
 		return "warn"
 	}
 	return "plain"

@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
 )
 
@@ -208,6 +209,13 @@ func TestWhoReachesWhat(t *testing.T) {
 		{"GET", "/ui/approvals", ok, ok, ok, ok},
 		{"GET", "/ui/approvals/APPROVAL", ok, ok, ok, none},
 		{"GET", "/ui/readiness", no, ok, ok, ok},
+		{"GET", "/ui/review", no, ok, ok, ok},
+		{"GET", "/ui/review/patch", no, none, none, none}, // nothing is answered
+		{"GET", "/ui/policies/suggested.yaml", no, none, none, none},
+		{"POST", "/ui/try", no, http.StatusBadRequest, http.StatusBadRequest, http.StatusBadRequest},
+		{"GET", "/ui/approvals/APPROVAL/grant", no, ok, ok, none},
+		{"POST", "/ui/approvals/APPROVAL/grant", no, http.StatusBadRequest, http.StatusBadRequest, none},
+		{"POST", "/ui/grants/grt_none/revoke", no, http.StatusBadRequest, http.StatusBadRequest, http.StatusBadRequest}, // not confirmed
 		{"GET", "/ui/modes/new?mode=strict&tool=stripe.*", no, no, ok, ok},
 		{"POST", "/ui/modes", no, no, http.StatusBadRequest, http.StatusBadRequest},                       // not confirmed
 		{"POST", "/ui/modes/mod_none/clear", no, no, http.StatusBadRequest, http.StatusBadRequest},        // likewise
@@ -495,6 +503,14 @@ func TestExplainCommand(t *testing.T) {
 	want := `actpass explain POST 'https://api.stripe.com/v1/re%27funds%E2%80%AE' -d 'amount=75000&metadata%5Ba%5D=x%27%3B+rm+-rf+~'`
 	if got := explainCommand(&e); got != want {
 		t.Errorf("%s\nwant\n%s", got, want)
+	}
+	// The record has no scheme; a port or the generic name may tell.
+	for authority, resource := range map[string]string{"api.acme.test:80": "x", "api.acme.test": "http://api.acme.test/a"} {
+		plain := e
+		plain.Resource, plain.Request = resource, &evidence.Request{Method: "GET", Authority: authority, Path: "/a"}
+		if got := explainCommand(&plain); got != "actpass explain GET http://"+authority+"/a" {
+			t.Error(got)
+		}
 	}
 	e.Request.ContentType = "application/json"
 	want = `-d '{"amount":75000,"metadata":{"a":"x'\''; rm -rf ~"}}'`

@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { chromium } from 'playwright-core'
+import { events } from './events.mjs'
 import { grants } from './grants.mjs'
 import { policies } from './policies.mjs'
 import { review } from './review.mjs'
@@ -41,17 +42,26 @@ const screens = [[1440, 'light'], [1440, 'dark'], [390, 'light'], [390, 'dark']]
 
 for (const screen of screens) {
   const page = await visit(ADMIN, screen)
-  for (const [path, row] of [['overview'], ['policies'], ['keys'], ['events'], ['events', true], ['approvals'], ['approvals', true], ['review?last=24h'], ['readiness?mode=strict'], ['modes/new?mode=strict&tool=stripe.*']]) {
+  for (const [path, row] of [['overview'], ['policies'], ['keys'], ['events'], ['events?kind=action', true], ['approvals'], ['approvals', true], ['review?last=24h'], ['readiness?mode=strict'], ['modes/new?mode=strict&tool=stripe.*']]) {
     await page.goto(BASE + '/ui/' + path)
-    if (row) await Promise.all([page.waitForURL('**/ui/' + path + '/*'), page.click('a.row')])
+    if (row) await Promise.all([page.waitForURL('**/ui/' + path.replace(/\?.*/, '') + '/*'), page.click('a.row')])
     await look(page, path + (row ? '_one' : ''))
   }
   await page.context().close()
 }
 const stage = { visit, find, look, screens, BASE, ADMIN, APPROVER, DIR }
+await events(stage)
 await review(stage)
 await policies(stage)
 await grants(stage)
+
+// The overview says of each way out of a workload whether it is enforced.
+const glance = await visit(APPROVER, { javaScriptEnabled: false })
+await glance.goto(BASE + '/ui/overview')
+const doctor = await glance.textContent('#doctor')
+if (!/open.*tcp.*answered by somebody else/s.test(doctor) || !/enforced.*udp443/s.test(doctor)) find('the doctor is not on the overview: ' + doctor)
+await glance.click('text=The report on record')
+if (!/path\.tcp/.test(await glance.textContent('main'))) find('the report is not on record')
 
 // One person approves on a phone without script; a second sees it vanish.
 const watcher = await visit(ADMIN, {})
