@@ -550,3 +550,27 @@ func TestOpenIsQuick(t *testing.T) {
 		s.Close()
 	}
 }
+
+// TestShareIsFoundByItsEvent: what one event took of a limit is found among any
+// number of uses in the window without reading them: ten thousand held calls that
+// share a day's limit would cost each other ten thousand rows a step.
+func TestShareIsFoundByItsEvent(t *testing.T) {
+	s := openTest(t, filepath.Join(t.TempDir(), "x.db"))
+	for query, args := range map[string][]any{
+		shareQuery:   {"acme", "ev_1", "k", 0},
+		releaseQuery: {"acme", "ev_1"},
+	} {
+		var plan []string
+		err := s.each(t.Context(), `EXPLAIN QUERY PLAN `+query, args, func(row scanner) error {
+			var id, parent, unused int
+			var step string
+			err := row.Scan(&id, &parent, &unused, &step)
+			plan = append(plan, step)
+			return err
+		})
+		text := strings.Join(plan, "\n")
+		if err != nil || !strings.Contains(text, "limit_uses_by_event") || strings.Contains(text, "limit_uses_by_key") {
+			t.Errorf("%s\n%s, %v", query, text, err)
+		}
+	}
+}
