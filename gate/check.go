@@ -54,24 +54,35 @@ func (g *Gate) Check(ctx context.Context, r *Request) (permit *Permit, refusal *
 			permit, refusal = nil, g.Reject(ctx, r, 500, ReasonInternal, "the call could not be judged: an internal fault, which was logged")
 		}
 	}()
+	held, permit, refusal := g.check(ctx, r)
+	if held != nil {
+		// What lies on the stack here lies there for as long as a human takes.
+		now, why := g.await(ctx, held)
+		return g.resume(ctx, held, now, why)
+	}
+	return permit, refusal
+}
+
+// check is Check up to where a call begins to wait for a human: held is that call.
+func (g *Gate) check(ctx context.Context, r *Request) (held *call, permit *Permit, refusal *Refusal) {
 	rules := g.rules.Load()
 	if rules == nil {
-		return nil, g.Reject(ctx, r, 503, ReasonInternal, "the sidecar has no policy loaded yet")
+		return nil, nil, g.Reject(ctx, r, 503, ReasonInternal, "the sidecar has no policy loaded yet")
 	}
 	c := &call{Request: r, rules: rules, started: g.now(), id: newID("ev_")}
 	clock := time.Now()
 	c.read(rules.MaxInspect)
 	g.judge(ctx, c)
-	action := c.verdict.do(c.mode)
-	if action == enforceHold {
-		return g.hold(ctx, c)
-	}
-	if action == enforceBlock {
-		return nil, g.block(ctx, c)
+	switch c.verdict.do(c.mode) {
+	case enforceHold:
+		apart(func() { held, permit, refusal = g.hold(ctx, c) })
+		return held, permit, refusal
+	case enforceBlock:
+		return nil, nil, g.block(ctx, c)
 	}
 	permit, refusal = g.permit(ctx, c)
 	g.observer.Overhead(time.Since(clock))
-	return permit, refusal
+	return nil, permit, refusal
 }
 
 func (v *verdict) do(mode string) string { return enforcement(mode, v) }

@@ -21,44 +21,45 @@ const retryAfter = 5 * time.Second
 // because people make room, not machines.
 const fullAfter = 30 * time.Second
 
-// hold parks a call until a human decides, the budget is over, or the client
-// goes. No upstream connection exists meanwhile.
+// hold asks a human about a call. It answers with the call itself, when it has to
+// wait, or as Check does. No upstream connection exists meanwhile.
 //
 // If we crash while it waits, nothing was sent: the approval stands as a record
 // and the client's own retry attaches to it.
-func (g *Gate) hold(ctx context.Context, c *call) (*Permit, *Refusal) {
+func (g *Gate) hold(ctx context.Context, c *call) (held *call, permit *Permit, refusal *Refusal) {
 	if err := c.readBody(c.rules.MaxInspect); err != nil {
 		c.verdict.refuse = closedBy([]mapping.Ambiguity{malformedBody(err)})
-		return nil, g.block(ctx, c)
+		return nil, nil, g.block(ctx, c)
 	}
 	if c.Body != nil && !c.out.Whole {
 		c.verdict.refuse = &closed{413, ReasonTooLarge, "a call that waits for a human must be readable as a whole, and the body is larger than limits.max_inspect_bytes"}
-		return nil, g.block(ctx, c)
+		return nil, nil, g.block(ctx, c)
 	}
 	c.describeBody()
 	// What asked, before limits add their own question to it.
 	c.asked = c.verdict.policy.RuleHash
 	if ref := g.limitHeld(ctx, c); ref != nil {
-		return nil, ref
+		return nil, nil, ref
 	}
 	if g.granted(ctx, c, func() string { return askedBy(fingerprint(c), c.asked) }, true) {
-		return g.permit(ctx, c)
+		permit, refusal = g.permit(ctx, c)
+		return nil, permit, refusal
 	}
 	if c.verdict.do(c.mode) == enforceBlock {
-		return nil, g.block(ctx, c)
+		return nil, nil, g.block(ctx, c)
 	}
 	a := g.approvalOf(c)
 	got, ref, err := g.open(ctx, c, a)
 	switch {
 	case ref != nil:
-		return nil, ref
+		return nil, nil, ref
 	case errors.Is(err, ErrTooMany):
-		return nil, g.tooMany(ctx, c, err)
+		return nil, nil, g.tooMany(ctx, c, err)
 	case err != nil:
-		return nil, g.storeDown(ctx, c, err)
+		return nil, nil, g.storeDown(ctx, c, err)
 	}
 	if ref := g.reserveHeld(ctx, c, got); ref != nil {
-		return nil, ref
+		return nil, nil, ref
 	}
 	d := c.rules.render(&c.verdict, c.mode, c.id)
 	d.ApprovalRequestID = got.ID
@@ -66,10 +67,10 @@ func (g *Gate) hold(ctx context.Context, c *call) (*Permit, *Refusal) {
 	c.event.Approval = &evidence.Approval{ID: got.ID, State: got.State}
 	c.event.Outcome = &evidence.Outcome{State: evidence.StateHeld}
 	if err := g.record(ctx, &c.event); err != nil {
-		return nil, g.unrecordable(c, err)
+		return nil, nil, g.unrecordable(c, err)
 	}
 	g.decided(&d)
-	return g.wait(ctx, c, got)
+	return c, nil, nil
 }
 
 // room is how many may wait for a human.
@@ -121,37 +122,66 @@ func seen(last Approval) string {
 	return last.ID
 }
 
-// wait blocks until the approval is decided, and then goes on with the call.
-func (g *Gate) wait(ctx context.Context, c *call, a Approval) (*Permit, *Refusal) {
+// await is the approval of a held call when it is no longer pending, or nil and
+// why the call does not wait any more. Its stack, and what leads to it, is kept
+// by each held call: it is to stay small.
+func (g *Gate) await(ctx context.Context, c *call) (now *Approval, why string) {
 	g.observer.Holds(int(g.held.Add(1)))
 	defer func() { g.observer.Holds(int(g.held.Add(-1))) }()
 	budget := time.NewTimer(c.rules.Hold)
 	defer budget.Stop()
-	changed, stop := g.join(a.ID)
+	changed, stop := g.join(c.event.Approval.ID)
 	defer stop()
 	for {
-		var again <-chan time.Time
 		// The first look comes after joining, so a decision between opening and
 		// joining is not missed.
-		now, err := g.store.GetApproval(ctx, a.TenantID, a.ID)
-		if err == nil && now.State != ApprovalPending {
-			return g.decidedHold(ctx, c, now)
+		var again <-chan time.Time
+		now, err := g.look(ctx, c)
+		if now != nil {
+			return now, ""
 		}
-		if err != nil && ctx.Err() == nil {
-			g.Fault("store", fmt.Errorf("look at approval %s: %w", a.ID, err))
+		if err != nil {
 			again = time.After(pollEvery)
 		}
 		select {
 		case <-changed:
 		case <-again:
 		case <-budget.C:
-			return nil, g.stillHeld(ctx, c, a.ID, "")
+			return nil, ""
 		case <-g.draining:
-			return nil, g.stillHeld(ctx, c, a.ID, "the sidecar stopped while it waited")
+			return nil, "the sidecar stopped while it waited"
 		case <-ctx.Done():
-			return nil, g.stillHeld(ctx, c, a.ID, "the client went away while it waited")
+			return nil, "the client went away while it waited"
 		}
 	}
+}
+
+// resume goes on with a call that waits no more. It is not inlined because its
+// caller's stack is that of a call which still waits.
+//
+//go:noinline
+func (g *Gate) resume(ctx context.Context, c *call, now *Approval, why string) (*Permit, *Refusal) {
+	if now == nil {
+		return nil, g.stillHeld(ctx, c, c.event.Approval.ID, why)
+	}
+	return g.decidedHold(ctx, c, *now)
+}
+
+// look is the approval of a held call if it is no longer pending.
+func (g *Gate) look(ctx context.Context, c *call) (moved *Approval, err error) {
+	apart(func() {
+		var now Approval
+		now, err = g.store.GetApproval(ctx, c.Identity.TenantID, c.event.Approval.ID)
+		switch {
+		case err == nil && now.State != ApprovalPending:
+			moved = &now
+		case err != nil && ctx.Err() != nil:
+			err = nil
+		case err != nil:
+			g.Fault("store", fmt.Errorf("look at approval %s: %w", c.event.Approval.ID, err))
+		}
+	})
+	return moved, err
 }
 
 // stillHeld tells the client to come back: its retry attaches to the same hold.

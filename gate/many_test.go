@@ -60,7 +60,7 @@ func TestManyHolds(t *testing.T) {
 	g.Load(r)
 	f := &fixture{Gate: g}
 
-	idle := heap()
+	idle, stacks := memory()
 	var sent, refused atomic.Int64
 	var calls sync.WaitGroup
 	began := time.Now()
@@ -93,7 +93,12 @@ func TestManyHolds(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d holds opened in %s, %d bytes of heap and stacks each", n, time.Since(began), (heap()-idle)/int64(n))
+	opened := time.Since(began)
+	held, stacked := memory()
+	t.Logf("%d holds opened in %s, %d bytes of heap and %d of stack each", n, opened, (held-idle)/int64(n), (stacked-stacks)/int64(n))
+	if each := (stacked - stacks) / int64(n); each > 12<<10 {
+		t.Errorf("a held call keeps a stack of %d bytes", each)
+	}
 
 	began = time.Now()
 	work := make(chan string)
@@ -124,11 +129,14 @@ func TestManyHolds(t *testing.T) {
 	}
 }
 
-func heap() int64 {
-	runtime.GC()
+// memory is what heap and stacks take, in bytes.
+func memory() (heap, stacks int64) {
+	for range 5 { // a stack shrinks by half each time
+		runtime.GC()
+	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return int64(m.HeapInuse + m.StackInuse)
+	return int64(m.HeapInuse), int64(m.StackInuse)
 }
 
 // TestHoldSeesTheMovesOfOthers: a decision that another process wrote to the

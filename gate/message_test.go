@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
@@ -95,6 +96,18 @@ func TestOneApprovalForTwoMessages(t *testing.T) {
 	f.Load(&r)
 	one, two := f.held(t, f.message(order(1, "1", 5))), f.held(t, f.message(order(2, "2", 5)))
 	a := f.pending(t)
+	for waiting, end := 0, time.Now().Add(5*time.Second); waiting < 2; { // both, before it is decided
+		if waiting = 0; time.Now().After(end) {
+			t.Fatal("two messages do not wait")
+		}
+		events, _ := f.rec.log(t)
+		for _, e := range events {
+			if e.Kind == evidence.KindAction {
+				waiting++
+			}
+		}
+		time.Sleep(time.Millisecond)
+	}
 	if _, err := f.Decide(t.Context(), approver, a.ID, gate.Approve, "", nil); err != nil {
 		t.Fatal(err)
 	}

@@ -62,35 +62,46 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	x := &exchange{s: s, w: w, r: r, conn: c, live: s.live.Load(), start: time.Now()}
 	defer x.end()
-	var h head
-	if c.lint != nil {
-		var sure bool
-		if h, sure = c.lint.next(); !sure {
-			h.close = true
-			x.unjudged(http.StatusBadRequest, ReasonMalformed, "The framing of an earlier request on this connection was not certain, so this one was not read.", h)
-			return
-		}
-	}
-	x.closing = h.close
-	switch {
-	case h.tooLarge || r.ProtoMajor > 1 && headSize(r) > s.opt.MaxHeaderBytes:
-		x.unjudged(http.StatusRequestHeaderFieldsTooLarge, ReasonHeadTooLarge,
-			fmt.Sprintf("The request head is larger than %d bytes.", s.opt.MaxHeaderBytes), h)
-	case r.Method == http.MethodConnect:
-		x.connect(h)
-	case r.Method == "PRI":
-		x.unjudged(http.StatusBadRequest, ReasonMalformed, "HTTP/2 without TLS is not spoken here.", h)
-	default:
-		x.judge(h)
+	if x.admit() {
+		// Check is where calls wait for a human: what lies on the stack here, each of
+		// them keeps meanwhile.
+		x.checked(s.gate.Check(r.Context(), x.req))
 	}
 }
 
-// judge is the one path from a request to the gate.
-func (x *exchange) judge(h head) {
-	if !x.describe(h) {
-		return
+// admit reads what is known of a request ahead of its judgement. It answers false
+// when the request has been answered, or its connection was taken over.
+func (x *exchange) admit() bool {
+	var h head
+	if lint := x.conn.lint; lint != nil {
+		var sure bool
+		if h, sure = lint.next(); !sure {
+			h.close = true
+			x.unjudged(http.StatusBadRequest, ReasonMalformed, "The framing of an earlier request on this connection was not certain, so this one was not read.", h)
+			return false
+		}
 	}
-	permit, refusal := x.s.gate.Check(x.r.Context(), x.req)
+	x.closing = h.close
+	limit := x.s.opt.MaxHeaderBytes
+	switch {
+	case h.tooLarge || x.r.ProtoMajor > 1 && headSize(x.r) > limit:
+		x.unjudged(http.StatusRequestHeaderFieldsTooLarge, ReasonHeadTooLarge,
+			fmt.Sprintf("The request head is larger than %d bytes.", limit), h)
+	case x.r.Method == http.MethodConnect:
+		x.connect(h)
+	case x.r.Method == "PRI":
+		x.unjudged(http.StatusBadRequest, ReasonMalformed, "HTTP/2 without TLS is not spoken here.", h)
+	default:
+		return x.describe(h)
+	}
+	return false
+}
+
+// checked is the one way from the gate's answer to the upstream. It is not inlined
+// because its caller's stack is that of calls which wait.
+//
+//go:noinline
+func (x *exchange) checked(permit *gate.Permit, refusal *gate.Refusal) {
 	if permit == nil {
 		if refusal == nil {
 			refusal = &gate.Refusal{Status: http.StatusForbidden, Sentence: "The call was refused."}

@@ -30,14 +30,13 @@ func tuneMemory() {
 		debug.SetGCPercent(growth)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit(os.DirFS("/sys/fs/cgroup")))
+		debug.SetMemoryLimit(memoryLimit(os.DirFS("/sys/fs/cgroup"), softLimit))
 	}
 }
 
-// memoryLimit is softLimit, or less where the container has less: memory.max of
-// cgroup v2, memory.limit_in_bytes of v1.
-func memoryLimit(cgroup fs.FS) int64 {
-	limit := int64(softLimit)
+// memoryLimit is limit, or less where the container has less: memory.max of cgroup
+// v2, memory.limit_in_bytes of v1.
+func memoryLimit(cgroup fs.FS, limit int64) int64 {
 	for _, name := range []string{"memory.max", "memory/memory.limit_in_bytes"} {
 		b, err := fs.ReadFile(cgroup, name)
 		if err != nil {

@@ -23,6 +23,7 @@ type metrics struct {
 	faults    *prometheus.CounterVec
 	holds     prometheus.Gauge
 	overhead  prometheus.Histogram
+	memory    *holdMemory
 
 	mu    sync.RWMutex
 	known map[string]bool
@@ -47,7 +48,8 @@ func newMetrics() *metrics {
 			Name: "actpass_overhead_seconds", Help: "Time that the check added to a forwarded call, reading its body and recording included.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .5, 1, 5},
 		}),
-		known: make(map[string]bool),
+		memory: newHoldMemory(),
+		known:  make(map[string]bool),
 	}
 	m.registry.MustRegister(m.decisions, m.tools, m.faults, m.holds, m.overhead,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -63,7 +65,6 @@ func (m *metrics) Decided(decision, mode, enforcement, tool string) {
 }
 
 func (m *metrics) Overhead(d time.Duration) { m.overhead.Observe(d.Seconds()) }
-func (m *metrics) Holds(n int)              { m.holds.Set(float64(n)) }
 func (m *metrics) Fault(kind string)        { m.faults.WithLabelValues(kind).Inc() }
 
 // unshipped shows how far the copy of the log in a shared database is behind.
@@ -71,6 +72,11 @@ func (m *metrics) unshipped(behind func() uint64) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "actpass_evidence_unshipped", Help: "Records of the log that are not in the shared database yet.",
 	}, func() float64 { return float64(behind()) }))
+}
+
+func (m *metrics) Holds(n int) {
+	m.holds.Set(float64(n))
+	m.memory.held(n)
 }
 
 func (m *metrics) label(tool string) string {
