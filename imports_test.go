@@ -71,6 +71,7 @@ func TestImportDirection(t *testing.T) {
 		"cmd/actpass/timerslack": {},
 		"doctor":                 {},
 		"inject":                 {"launch"},
+		"workload":               {},
 	}
 	free := map[string]bool{ // tests' own, and what wires everything
 		"cmd/actpass": true, "e2e": true, "store/storetest": true, "store/pgtest": true, "deploy/image/sbom": true, "notify/slacktest": true, "mapping/corpus": true, "e2e/agent": true, "sdk/vectors": true,

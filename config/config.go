@@ -66,6 +66,24 @@ type Override struct {
 type Identity struct {
 	TenantID string `yaml:"tenant_id"` // default "default"
 	AgentID  string `yaml:"agent_id"`  // default "agent"
+	// ServiceAccount, where its token_file is set, says who the agent is in the place
+	// of agent_id. Needs a restart.
+	ServiceAccount ServiceAccount `yaml:"service_account"`
+}
+
+// ServiceAccount is proved by a token of Kubernetes, projected into the pod: the agent
+// is NAMESPACE/NAME of its subject.
+type ServiceAccount struct {
+	TokenFile string `yaml:"token_file"` // the token; read again when it changes
+	Issuer    string `yaml:"issuer"`     // iss that it must have, as the cluster's API server is started with
+	Audience  string `yaml:"audience"`   // aud that it must have, default actpass
+	// The issuer's public keys: JWKSFile, or JWKSURL (https), which is asked again for
+	// keys that are not known, at most once in ten seconds. CAFile holds further roots for
+	// it, and BearerFile a token to ask with.
+	JWKSFile   string `yaml:"jwks_file"`
+	JWKSURL    string `yaml:"jwks_url"`
+	CAFile     string `yaml:"ca_file"`
+	BearerFile string `yaml:"bearer_file"`
 }
 
 // Listen addresses of the doors.
@@ -207,7 +225,7 @@ func Default() *Config {
 	return &Config{
 		Mode:      "monitor",
 		DataDir:   "./data",
-		Identity:  Identity{TenantID: "default", AgentID: "agent"},
+		Identity:  Identity{TenantID: "default", AgentID: "agent", ServiceAccount: ServiceAccount{Audience: "actpass"}},
 		Listen:    Listen{Proxy: "127.0.0.1:8080", Reverse: "127.0.0.1:8081", API: "127.0.0.1:8090", Transparent: "off"},
 		Intercept: Intercept{Scope: "all"},
 		Upstream:  Upstream{ResponseTimeout: Duration(10 * time.Minute), ConnectTimeout: Duration(10 * time.Second)},

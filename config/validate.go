@@ -86,6 +86,7 @@ func (c *Config) validate(file string, faults *strictyaml.Faults) {
 	if c.Identity.AgentID == "" || len(c.Identity.AgentID) > 128 {
 		faults.Addf(at("identity.agent_id"), "`identity.agent_id` must have 1 to 128 characters")
 	}
+	c.validateServiceAccount(at, faults)
 	for _, v := range []struct{ path, value string }{{"passport.issuer", c.Passport.Issuer}, {"passport.audience", c.Passport.Audience}} {
 		if v.value == "" || len(v.value) > 256 || strings.IndexFunc(v.value, func(r rune) bool { return r <= ' ' || r > '~' }) >= 0 {
 			faults.Addf(at(v.path), "`%s` must have 1 to 256 visible ASCII characters, such as actpass or https://actpass.example.com", v.path)
@@ -122,6 +123,33 @@ func (c *Config) at(file, path string) strictyaml.Pos {
 			return strictyaml.Pos{File: file, Line: 1, Col: 1}
 		}
 		p = p[:i]
+	}
+}
+
+func (c *Config) validateServiceAccount(at func(string) strictyaml.Pos, faults *strictyaml.Faults) {
+	const p = "identity.service_account."
+	a := c.Identity.ServiceAccount
+	if a.TokenFile == "" {
+		for name, value := range map[string]string{"issuer": a.Issuer, "jwks_file": a.JWKSFile, "jwks_url": a.JWKSURL, "ca_file": a.CAFile, "bearer_file": a.BearerFile} {
+			if value != "" {
+				faults.Addf(at(p+name), "`%s%s` is of no use without `%stoken_file`", p, name, p)
+			}
+		}
+		return
+	}
+	if a.Issuer == "" {
+		faults.Addf(at(p+"token_file"), "`%sissuer`: name the issuer that the token must have, such as https://kubernetes.default.svc.cluster.local", p)
+	}
+	if a.Audience == "" {
+		faults.Addf(at(p+"audience"), "`%saudience` must name the audience that the token is for", p)
+	}
+	switch u, err := url.Parse(a.JWKSURL); {
+	case (a.JWKSFile == "") == (a.JWKSURL == ""):
+		faults.Addf(at(p+"token_file"), "give one of `%sjwks_file` and `%sjwks_url`: the keys that the issuer signs with", p, p)
+	case a.JWKSURL != "" && (err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil):
+		faults.Addf(at(p+"jwks_url"), "`%sjwks_url` %q must be an https URL, such as https://kubernetes.default.svc/openid/v1/jwks", p, a.JWKSURL)
+	case a.JWKSURL == "" && (a.CAFile != "" || a.BearerFile != ""):
+		faults.Addf(at(p+"jwks_file"), "`%sca_file` and `%sbearer_file` are for `%sjwks_url`", p, p, p)
 	}
 }
 

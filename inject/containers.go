@@ -57,7 +57,7 @@ func (p *podding) lead(c object) error {
 		if at, _ := m["mountPath"].(string); strings.TrimSuffix(at, "/") == trustDir || strings.HasPrefix(at, trustDir+"/") {
 			return fmt.Errorf("something is mounted at %s, where the sidecar's roots go", at)
 		}
-		if name, _ := m["name"].(string); name == dataVolume || name == storeVolume {
+		if name, _ := m["name"].(string); name == dataVolume || name == storeVolume || name == identityVolume {
 			return fmt.Errorf("the volume %s is the sidecar's own, with its keys in it", name)
 		}
 	}
@@ -217,6 +217,15 @@ func (p *podding) sidecar() object {
 		set("ACTPASS_STORE_KEY_FILE", storeDir+"/key")
 		mounts = append(mounts, object{"name": storeVolume, "mountPath": storeDir, "readOnly": true})
 	}
+	if p.o.ServiceAccountIssuer != "" {
+		const account = "ACTPASS_IDENTITY_SERVICE_ACCOUNT_"
+		set(account+"TOKEN_FILE", identityDir+"/token")
+		set(account+"ISSUER", p.o.ServiceAccountIssuer)
+		set(account+"JWKS_URL", "https://kubernetes.default.svc/openid/v1/jwks")
+		set(account+"CA_FILE", identityDir+"/ca.crt")
+		set(account+"BEARER_FILE", identityDir+"/api-token")
+		mounts = append(mounts, object{"name": identityVolume, "mountPath": identityDir, "readOnly": true})
+	}
 	c["env"], c["volumeMounts"] = env, mounts
 	c["ports"] = []any{object{"name": "actpass-api", "containerPort": json.Number(portAPI), "protocol": "TCP"}}
 	probe := func(path string, period, failures uint64) object {
@@ -282,7 +291,7 @@ func (p *podding) volumes() error {
 		return err
 	}
 	list = slices.DeleteFunc(list, func(v object) bool {
-		return v["name"] == dataVolume || v["name"] == trustVolume || v["name"] == configVolume || v["name"] == storeVolume
+		return v["name"] == dataVolume || v["name"] == trustVolume || v["name"] == configVolume || v["name"] == storeVolume || v["name"] == identityVolume
 	})
 	list = append(list,
 		object{"name": dataVolume, "emptyDir": object{}},
@@ -292,6 +301,21 @@ func (p *podding) volumes() error {
 	}
 	if p.o.StoreSecret != "" {
 		list = append(list, object{"name": storeVolume, "secret": object{"secretName": p.o.StoreSecret}})
+	}
+	if p.o.ServiceAccountIssuer != "" {
+		token := func(path string, audience ...string) object {
+			t := object{"path": path, "expirationSeconds": number(3600)}
+			if len(audience) > 0 {
+				t["audience"] = audience[0]
+			}
+			return object{"serviceAccountToken": t}
+		}
+		// One token says who the pod is, and is of no use to the API server; the other asks
+		// that for its keys, which every service account may.
+		list = append(list, object{"name": identityVolume, "projected": object{"sources": []any{
+			token("token", "actpass"), token("api-token"),
+			object{"configMap": object{"name": "kube-root-ca.crt", "items": []any{object{"key": "ca.crt", "path": "ca.crt"}}}},
+		}}})
 	}
 	p.spec["volumes"] = toList(list)
 	return nil

@@ -24,25 +24,27 @@ const Label = "actpass.dev/inject"
 
 // Annotations of a pod.
 const (
-	AnnotationMode     = "actpass.dev/mode"       // monitor, warn, enforce or strict; no looser than Options.Mode
-	AnnotationAgentID  = "actpass.dev/agent-id"   // who the pod's agent is
-	AnnotationConfig   = "actpass.dev/config"     // ConfigMap with config.yaml and what it names
-	AnnotationRedirect = "actpass.dev/redirect"   // "true": outbound TCP is forced through the sidecar
-	AnnotationNoProxy  = "actpass.dev/no-proxy"   // what is reached directly besides the loopback, with commas
-	AnnotationStatus   = "actpass.dev/injected"   // set by us: forced, or advisory
-	annotationPrefix   = "actpass.dev/"           // all of them
-	enabled, disabled  = "enabled", "disabled"    // values of Label
-	forced, advisory   = "forced", "advisory"     // values of AnnotationStatus
-	sidecarName        = "actpass"                // our containers and volumes
-	redirectName       = "actpass-redirect"       //
-	dataVolume         = "actpass-data"           //
-	trustVolume        = "actpass-trust"          //
-	configVolume       = "actpass-config"         //
-	storeVolume        = "actpass-store"          //
-	dataDir            = "/data"                  // in the sidecar
-	configDir          = "/etc/actpass"           // in the sidecar
-	storeDir           = "/etc/actpass-store"     // in the sidecar
-	trustDir           = "/var/run/actpass/trust" // in every container
+	AnnotationMode     = "actpass.dev/mode"          // monitor, warn, enforce or strict; no looser than Options.Mode
+	AnnotationAgentID  = "actpass.dev/agent-id"      // who the pod's agent is
+	AnnotationConfig   = "actpass.dev/config"        // ConfigMap with config.yaml and what it names
+	AnnotationRedirect = "actpass.dev/redirect"      // "true": outbound TCP is forced through the sidecar
+	AnnotationNoProxy  = "actpass.dev/no-proxy"      // what is reached directly besides the loopback, with commas
+	AnnotationStatus   = "actpass.dev/injected"      // set by us: forced, or advisory
+	annotationPrefix   = "actpass.dev/"              // all of them
+	enabled, disabled  = "enabled", "disabled"       // values of Label
+	forced, advisory   = "forced", "advisory"        // values of AnnotationStatus
+	sidecarName        = "actpass"                   // our containers and volumes
+	redirectName       = "actpass-redirect"          //
+	dataVolume         = "actpass-data"              //
+	trustVolume        = "actpass-trust"             //
+	configVolume       = "actpass-config"            //
+	storeVolume        = "actpass-store"             //
+	identityVolume     = "actpass-identity"          //
+	dataDir            = "/data"                     // in the sidecar
+	configDir          = "/etc/actpass"              // in the sidecar
+	storeDir           = "/etc/actpass-store"        // in the sidecar
+	identityDir        = "/var/run/actpass/identity" // in the sidecar
+	trustDir           = "/var/run/actpass/trust"    // in every container
 )
 
 // Ports inside the pod, chosen to be nobody's: the agent's own 8080 stays its own.
@@ -73,6 +75,10 @@ type Options struct {
 	// PostgreSQL the sidecars share, and `key` holds the secret that they have in common
 	// (store.key_file); "": each has state of its own. No annotation chooses another.
 	StoreSecret string
+	// ServiceAccountIssuer is the issuer of the cluster's service account tokens: the
+	// sidecar gets one for itself, and its agent is the pod's service account; "": the
+	// configuration or the annotation names the agent.
+	ServiceAccountIssuer string
 	// Redirect is what holds for pods without an annotation.
 	Redirect bool
 	// Resources of the sidecar; the zero value is DefaultResources.
@@ -189,6 +195,9 @@ func (p *podding) read(meta object) error {
 			p.mode = value
 		case AnnotationAgentID:
 			p.agent = value
+			if p.o.ServiceAccountIssuer != "" {
+				p.warn("annotation %s has no effect: the service account names the agent here", name)
+			}
 		case AnnotationConfig:
 			p.config = value
 		case AnnotationRedirect:

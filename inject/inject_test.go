@@ -107,6 +107,7 @@ func TestRefused(t *testing.T) {
 		{"a mount of ours", pod(t, `{"containers":[{"name":"a","volumeMounts":[{"name":"x","mountPath":"/var/run/actpass/trust/"}]}]}`), options, "is mounted"},
 		{"our keys", pod(t, `{"containers":[{"name":"a","volumeMounts":[{"name":"actpass-data","mountPath":"/x"}]}]}`), options, "sidecar's own"},
 		{"the database's password", pod(t, `{"containers":[{"name":"a","volumeMounts":[{"name":"actpass-store","mountPath":"/x"}]}]}`), options, "sidecar's own"},
+		{"the sidecar's token", pod(t, `{"containers":[{"name":"a","volumeMounts":[{"name":"actpass-identity","mountPath":"/x"}]}]}`), options, "sidecar's own"},
 		{"a bad mode", pod(t, plainPod, AnnotationMode, "off"), options, "none of"},
 		{"a looser mode", pod(t, plainPod, AnnotationMode, "warn"), enforce, "looser"},
 		{"no redirect", pod(t, plainPod, AnnotationRedirect, "false"), enforce, "every pod here is redirected"},

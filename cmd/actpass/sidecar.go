@@ -55,6 +55,7 @@ type program struct {
 
 	modesKept []byte    // as modes.json holds them
 	fleet     *fleet    // what sidecars share beside the database; nil: nothing
+	account   account   // of Kubernetes that this pod is
 	authority authority // of passports; after start only watchFiles touches it
 
 	addresses struct{ proxy, reverse, api, transparent string }
@@ -80,7 +81,10 @@ func start(ctx context.Context, as role, cfg *config.Config, compiled *config.Co
 	if err := p.openState(ctx); err != nil {
 		return nil, err
 	}
-	p.gate.Load(rulesOf(cfg, compiled))
+	if err := p.openAccount(ctx); err != nil {
+		return nil, err
+	}
+	p.gate.Load(p.rulesOf(cfg, compiled))
 	if err := p.recover(ctx); err != nil {
 		return nil, err
 	}
@@ -194,6 +198,14 @@ func secretFile(path string) ([]byte, error) {
 		return nil, fmt.Errorf("%s has %d bytes, not 32: restore it from a backup, or remove it to start with a new one", path, len(key))
 	}
 	return key, nil
+}
+
+func (p *program) rulesOf(cfg *config.Config, c *config.Compiled) *gate.Rules {
+	r := rulesOf(cfg, c)
+	if p.account.agent != "" {
+		r.Identity.AgentID = p.account.agent
+	}
+	return r
 }
 
 func rulesOf(cfg *config.Config, c *config.Compiled) *gate.Rules {
@@ -407,7 +419,7 @@ func (p *program) reload(ctx context.Context, why string) {
 		p.note(ctx, "reload refused, the last good configuration stays in force", map[string]string{"because": why, "faults": clip(err.Error(), 2000)})
 		return
 	}
-	p.gate.Load(rulesOf(cfg, compiled))
+	p.gate.Load(p.rulesOf(cfg, compiled))
 	p.current, p.channels = cfg, channels
 	p.log.Info("configuration reloaded", zap.String("because", why), zap.String("mode", cfg.Mode), zap.String("policy_hash", compiled.Policy.Hash()))
 	p.note(ctx, "configuration reloaded", map[string]string{

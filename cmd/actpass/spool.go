@@ -90,6 +90,7 @@ func (p *program) watchFiles(ctx context.Context) {
 				p.gate.Fault("evidence", err)
 			}
 			p.tendAuthority(ctx)
+			p.tendAccount(ctx)
 		}
 	}
 }

@@ -82,8 +82,40 @@ func TestShared(t *testing.T) {
 	if len(service.Spec.Ports) != 1 || budget.Spec.MaxUnavailable.IntValue() != 1 {
 		t.Errorf("ports %+v, budget %+v", service.Spec.Ports, budget.Spec)
 	}
-	if !slices.Contains(webhook, "--store-secret=actpass-store") {
+	if !slices.Contains(webhook, "--store-secret=actpass-store") || !slices.Contains(webhook, "--service-account-issuer=https://kubernetes.default.svc.cluster.local") {
 		t.Errorf("the webhook does not tell injected pods: %q", webhook)
+	}
+}
+
+// provesAccount says that the sidecar has a token of its own audience, and what it
+// needs to have it verified.
+func provesAccount(t *testing.T, c corev1.Container, volumes []corev1.Volume) {
+	t.Helper()
+	files := map[string]bool{}
+	for _, v := range volumes {
+		if v.Name != "actpass-identity" || v.Projected == nil {
+			continue
+		}
+		for _, s := range v.Projected.Sources {
+			if s.ServiceAccountToken != nil {
+				files["/var/run/actpass/identity/"+s.ServiceAccountToken.Path] = s.ServiceAccountToken.Path != "token" || s.ServiceAccountToken.Audience == "actpass"
+			}
+			if s.ConfigMap != nil && s.ConfigMap.Name == "kube-root-ca.crt" {
+				files["/var/run/actpass/identity/"+s.ConfigMap.Items[0].Path] = true
+			}
+		}
+	}
+	env := map[string]string{}
+	for _, v := range c.Env {
+		env[v.Name] = v.Value
+	}
+	for _, name := range []string{"TOKEN_FILE", "CA_FILE", "BEARER_FILE"} {
+		if file := env["ACTPASS_IDENTITY_SERVICE_ACCOUNT_"+name]; !files[file] {
+			t.Errorf("%s is %q, and there is %v", name, file, files)
+		}
+	}
+	if env["ACTPASS_IDENTITY_SERVICE_ACCOUNT_ISSUER"] != "https://issuer.example" || env["ACTPASS_IDENTITY_SERVICE_ACCOUNT_JWKS_URL"] == "" {
+		t.Errorf("environment %v", env)
 	}
 }
 
@@ -93,7 +125,7 @@ func TestInjectedStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(file, "inject", "--image", "actpass:1", "--store-secret", "shared", "-f", "../../inject/testdata/deployment.in.yaml")
+	cmd := exec.Command(file, "inject", "--image", "actpass:1", "--store-secret", "shared", "--service-account-issuer", "https://issuer.example", "-f", "../../inject/testdata/deployment.in.yaml")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, os.Stderr
 	if err := cmd.Run(); err != nil {
@@ -110,11 +142,12 @@ func TestInjectedStore(t *testing.T) {
 			if i == 0 && c.Name == "actpass" {
 				found++
 				sharesStore(t, "injected", "shared", c, spec.Volumes)
+				provesAccount(t, c, spec.Volumes)
 				continue
 			}
 			for _, m := range c.VolumeMounts {
-				if m.Name == "actpass-store" {
-					t.Errorf("container %s is given the database's password", c.Name)
+				if m.Name == "actpass-store" || m.Name == "actpass-identity" {
+					t.Errorf("container %s is given what is the sidecar's alone: %s", c.Name, m.Name)
 				}
 			}
 		}
