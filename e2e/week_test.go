@@ -30,7 +30,7 @@ func (b weekBody) Peek(int64) ([]byte, bool, error) { return b, true, nil }
 // weekOfTraffic puts n calls of a week into an evidence log, through the gate, in
 // monitor mode, by a set clock: agents on three providers, with mistakes that a
 // person would believe. The same seed makes the same calls.
-func weekOfTraffic(t testing.TB, dir string, policies []byte, n int, seed uint64) {
+func weekOfTraffic(t testing.TB, dir string, policies []byte, begins time.Time, n int, seed uint64) {
 	t.Helper()
 	log, err := ledger.Open(filepath.Join(dir, "ledger"), ledger.Options{Async: true})
 	must(t, err)
@@ -45,13 +45,13 @@ func weekOfTraffic(t testing.TB, dir string, policies []byte, n int, seed uint64
 	must(t, err)
 	p, err := policy.Compile([]policy.Source{{Name: "policy.yaml", Data: policies}}, policy.Options{})
 	must(t, err)
-	now := weekBegins
+	now := begins
 	g, err := gate.New(gate.Options{Store: store.NewMemory(), Recorder: log, RedactKey: make([]byte, 32), Now: func() time.Time { return now }})
 	must(t, err)
 	g.Load(&gate.Rules{Mapping: m, Policy: p, Mode: gate.ModeMonitor, MaxInspect: 1 << 20, Hold: time.Nanosecond, MaxHolds: 10})
 	r := rand.New(rand.NewPCG(seed, 7))
 	for i := range n {
-		now = weekBegins.Add(time.Duration(i) * (7 * 24 * time.Hour / time.Duration(n)))
+		now = begins.Add(time.Duration(i) * (7 * 24 * time.Hour / time.Duration(n)))
 		agent, method, host, target, body := call(r, i)
 		header := map[string][]string{}
 		if body != "" {
@@ -111,7 +111,7 @@ func TestWeekReviewed(t *testing.T) {
 	policies := []byte(fenced(t, doc, "yaml", 0))
 	must(t, os.WriteFile(filepath.Join(dir, "policy.yaml"), policies, 0o600))
 	must(t, os.WriteFile(filepath.Join(dir, "config.yaml"), []byte("mapping:\n  packs: [stripe, github, slack]\npolicy:\n  files: [policy.yaml]\n"), 0o600))
-	weekOfTraffic(t, filepath.Join(dir, "data"), policies, n, 1)
+	weekOfTraffic(t, filepath.Join(dir, "data"), policies, weekBegins, n, 1)
 	actpass := func(stdin string, args ...string) string {
 		cmd := exec.Command(binary, args...)
 		cmd.Dir, cmd.Stdin = dir, strings.NewReader(stdin)

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -222,4 +223,30 @@ func TestOneWriter(t *testing.T) {
 func asRecord(b []byte) evidence.Record {
 	r, _ := evidence.ReadRecord(b)
 	return r
+}
+
+// TestSlab: copies are apart from each other, and from what they were made of.
+func TestSlab(t *testing.T) {
+	var s slab
+	var got [][]byte
+	line := make([]byte, 0, 300)
+	for i := range 500 {
+		line = append(line[:0], bytes.Repeat([]byte{byte(i)}, i%300)...)
+		c := s.of(line)
+		_ = append(c, 'x')
+		got = append(got, c)
+	}
+	for i, c := range got {
+		if !bytes.Equal(c, bytes.Repeat([]byte{byte(i)}, i%300)) {
+			t.Fatalf("copy %d is %q", i, c)
+		}
+	}
+	if n := testing.AllocsPerRun(10, func() {
+		var s slab
+		for range 1000 {
+			s.of(line)
+		}
+	}); n > 12 {
+		t.Errorf("%v allocations for a thousand records", n)
+	}
 }

@@ -172,7 +172,7 @@ const maxRead = 8 << 20
 // readSegments reads up to max entries from index from to below end out of the
 // segments. hint may be the zero value.
 func readSegments(fsys fileSystem, dir string, segs []uint64, from, end uint64, max int, hint cursor) ([]evidence.Entry, cursor, error) {
-	var out []evidence.Entry
+	out := make([]evidence.Entry, 0, min(uint64(max), end-from))
 	bytesRead := 0
 	for s := findSegment(segs, from); s >= 0 && s < len(segs) && from < end && len(out) < max && bytesRead < maxRead; s++ {
 		f, err := fsys.OpenFile(segmentPath(dir, segs[s]), os.O_RDONLY, 0)
@@ -210,6 +210,7 @@ func readSegment(f file, segment uint64, out []evidence.Entry, from, end uint64,
 		}
 	}
 	r := newLineReader(f, at, 64<<10)
+	var copies slab
 	for from < end && len(out) < max && bytesRead < maxRead {
 		line, _, whole, err := r.line()
 		if errors.Is(err, io.EOF) || (err == nil && !whole) {
@@ -225,12 +226,30 @@ func readSegment(f file, segment uint64, out []evidence.Entry, from, end uint64,
 		if err != nil || l.Entry.Index != from || evidence.LeafHash(l.Entry.Record) != l.Leaf {
 			return nil, cursor{}, 0, fmt.Errorf("ledger: record %d was altered on disk: run `actpass evidence verify`", from)
 		}
-		l.Entry.Record = bytes.Clone(l.Entry.Record)
+		l.Entry.Record = copies.of(l.Entry.Record)
 		out = append(out, *l.Entry)
 		bytesRead += len(line)
 		from++
 	}
 	return out, cursor{segment: segment, offset: r.next, index: from}, bytesRead, nil
+}
+
+// slab copies records to where they stay: the first by itself, further ones some at
+// a time, so that reading thousands takes few allocations.
+type slab struct {
+	buf  []byte
+	grow int
+}
+
+func (s *slab) of(b []byte) []byte {
+	if cap(s.buf)-len(s.buf) < len(b) {
+		s.buf = make([]byte, 0, max(len(b), s.grow))
+		s.grow = min(64<<10, 4*max(len(b), s.grow))
+	}
+	at := len(s.buf)
+	s.buf = append(s.buf, b...)
+	// Clipped, so that who appends to a record does not write into the next.
+	return s.buf[at:len(s.buf):len(s.buf)]
 }
 
 // findSegment gives the position of the segment that holds index, -1 when it is
