@@ -357,16 +357,16 @@ func (m *Match) slashAndCase(best entry, ok bool, segs []string, excused oddity)
 			best.segs = low
 		}
 	}
-	if trimmed := trimmedSegments(segs); trimmed != nil {
-		e, found := m.lookUp(m.Method, trimmed, false, false)
-		if !earlier(e, found) && m.set.index.foldable(m.Scheme, m.Host, m.Port, trimmed) {
-			trimmed = foldSegments(trimmed)
-			e, found = m.lookUp(m.Method, trimmed, false, true)
+	for _, other := range looserPaths(segs) {
+		e, found := m.lookUp(m.Method, other.segs, false, false)
+		if !earlier(e, found) && m.set.index.foldable(m.Scheme, m.Host, m.Port, other.segs) {
+			other.segs = foldSegments(other.segs)
+			e, found = m.lookUp(m.Method, other.segs, false, true)
 		}
 		if earlier(e, found) {
-			m.flag(ambiguity(ClassPath, "the path is that of %s but for spaces, or full stops at the end of a segment, which some servers drop", e.rule.Tool))
+			m.flag(ambiguity(ClassPath, "the path is that of %s but for %s, which some servers drop", e.rule.Tool, other.drops))
 			best, ok = e, true
-			best.segs = trimmed
+			best.segs = other.segs
 		}
 	}
 	return best, ok

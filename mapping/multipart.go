@@ -162,6 +162,9 @@ func (in *input) part(head string, content []byte, args map[string]any) {
 		bad("has no name")
 		return
 	}
+	if name != strings.TrimSpace(name) {
+		bad("has a name that begins or ends with a space, which some servers drop: %s", show(name))
+	}
 	if isFile {
 		switch {
 		case filename == "" && len(content) > 0:

@@ -3,8 +3,6 @@ package mapping
 import (
 	"bytes"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 )
 
 // What asks a framework for another call than the first line of the request says.
@@ -108,23 +106,3 @@ func (in *input) hiddenMethod(whole bool) {
 
 // methodField says whether a field is the one that asks for another method.
 func methodField(name string) bool { return strings.EqualFold(strings.TrimSpace(name), "_method") }
-
-// trimmedSegments gives segs without the spaces around each and the full stops
-// behind, as Windows and what is written for it has them; nil where there are none.
-func trimmedSegments(segs []string) []string {
-	var out []string
-	for i, s := range segs {
-		if s == "" || s[0] > ' ' && s[0] < utf8.RuneSelf && s[len(s)-1] > '.' && s[len(s)-1] < utf8.RuneSelf {
-			continue
-		}
-		t := strings.TrimRightFunc(strings.TrimLeftFunc(s, unicode.IsSpace), func(r rune) bool { return r == '.' || unicode.IsSpace(r) })
-		if t == s || t == "" {
-			continue
-		}
-		if out == nil {
-			out = append(make([]string, 0, len(segs)), segs...)
-		}
-		out[i] = t
-	}
-	return out
-}
