@@ -37,51 +37,24 @@ agent that asks.`,
 
 func newApprovalsListCmd() *cobra.Command {
 	var state, agent string
-	var limit int
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:     "list",
-		Short:   "List approvals, newest first: age, time left, and what came of the call",
-		Example: "  actpass approvals list --state pending",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkLimit(limit); err != nil {
-				return err
-			}
-			client, err := newClient(cmd)
-			if err != nil {
-				return err
-			}
-			ctx, stop := interruptible(cmd)
-			defer stop()
-			p, err := client.Approvals(ctx, state, agent, "", limit)
-			if err != nil {
-				return explained(err)
-			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), p)
-			}
-			t := newTable(cmd.OutOrStdout(), "ID", "STATE", "TOOL", "RESOURCE", "AGENT", "ARGS", "AGE", "LEFT", "OUTCOME")
-			for _, a := range p.Data {
-				t.row(a.ID, a.State, a.Tool, a.Resource, a.AgentID, brief(a.Args), ageOf(&a), leftOf(&a), outcomeOf(&a))
-			}
-			if err := t.end(); err != nil {
-				return err
-			}
-			if n := unclear(p.Data); n > 0 {
+	cmd := listing[api.Approval]{
+		use: "list", short: "List approvals, newest first: age, time left, and what came of the call", example: "  actpass approvals list --state pending",
+		pages: true, narrower: " or --state",
+		fetch: fromAPI(func(ctx context.Context, c *api.Client, limit int) (api.Page[api.Approval], error) {
+			return c.Approvals(ctx, state, agent, "", limit)
+		}),
+		head: []string{"ID", "STATE", "TOOL", "RESOURCE", "AGENT", "ARGS", "AGE", "LEFT", "OUTCOME"},
+		row: func(a *api.Approval) []string {
+			return []string{a.ID, a.State, a.Tool, a.Resource, a.AgentID, brief(a.Args), ageOf(a), leftOf(a), outcomeOf(a)}
+		},
+		after: func(cmd *cobra.Command, list []api.Approval) {
+			if n := unclear(list); n > 0 {
 				fmt.Fprintf(cmd.ErrOrStderr(), "of %d used ones it is not known whether the call took effect (%s): `actpass approvals show ID` says what to find out\n", n, unclearMark)
 			}
-			if p.Next != "" {
-				fmt.Fprintln(cmd.ErrOrStderr(), "there are more; see them with --limit or --state")
-			}
-			return nil
 		},
-	}
+	}.command()
 	cmd.Flags().StringVar(&state, "state", "", "pending, approved, denied, expired, cancelled or consumed; without it, all")
 	cmd.Flags().StringVar(&agent, "agent", "", "of this agent only")
-	cmd.Flags().IntVar(&limit, "limit", api.DefaultLimit, "how many, 1 to 200")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	addAPIFlag(cmd)
 	return cmd
 }
 

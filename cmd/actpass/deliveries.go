@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"strconv"
 
@@ -12,57 +13,30 @@ import (
 )
 
 func newDeliveriesCmd() *cobra.Command {
-	var dead, asJSON bool
-	var limit int
-	cmd := &cobra.Command{
-		Use:   "deliveries",
-		Short: "List what was sent to the notification channels, newest first",
-		Long: `Lists the events of approvals on their way to the channels of the configuration
-(notify). Delivered ones are kept for a day, dead ones for 30 days.`,
-		Example: "  actpass approvals deliveries --dead\n  actpass approvals deliveries retry dlv_5f0c2e8b9a7d4c31a6e2d90b7f18c4aa",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkLimit(limit); err != nil {
-				return err
-			}
-			client, err := newClient(cmd)
-			if err != nil {
-				return err
-			}
-			ctx, stop := interruptible(cmd)
-			defer stop()
+	var dead bool
+	cmd := listing[api.Delivery]{
+		use: "deliveries", short: "List what was sent to the notification channels, newest first",
+		long: `Lists the events of approvals on their way to the channels of the configuration
+(notify). Delivered ones are kept for a day, dead ones for store.keep (30 days).`,
+		example: "  actpass approvals deliveries --dead\n  actpass approvals deliveries retry dlv_5f0c2e8b9a7d4c31a6e2d90b7f18c4aa",
+		pages:   true,
+		fetch: fromAPI(func(ctx context.Context, c *api.Client, limit int) (api.Page[api.Delivery], error) {
 			state := ""
 			if dead {
 				state = notify.Dead
 			}
-			p, err := client.Deliveries(ctx, state, "", limit)
-			if err != nil {
-				return explained(err)
+			return c.Deliveries(ctx, state, "", limit)
+		}),
+		head: []string{"ID", "CHANNEL", "EVENT", "APPROVAL", "STATE", "ATTEMPTS", "LAST ANSWER", "NEXT"},
+		row: func(d *api.Delivery) []string {
+			answer := d.LastError
+			if d.LastStatus != 0 {
+				answer = cmp.Or(answer, strconv.Itoa(d.LastStatus))
 			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), p)
-			}
-			t := newTable(cmd.OutOrStdout(), "ID", "CHANNEL", "EVENT", "APPROVAL", "STATE", "ATTEMPTS", "LAST ANSWER", "NEXT")
-			for _, d := range p.Data {
-				answer := d.LastError
-				if d.LastStatus != 0 {
-					answer = cmp.Or(answer, strconv.Itoa(d.LastStatus))
-				}
-				t.row(d.ID, d.Channel, d.Event, d.ApprovalID, d.State, strconv.Itoa(d.Attempts), answer, when(d.NextAt))
-			}
-			if err := t.end(); err != nil {
-				return err
-			}
-			if p.Next != "" {
-				fmt.Fprintln(cmd.ErrOrStderr(), "there are more; see them with --limit")
-			}
-			return nil
+			return []string{d.ID, d.Channel, d.Event, d.ApprovalID, d.State, strconv.Itoa(d.Attempts), answer, when(d.NextAt)}
 		},
-	}
+	}.command()
 	cmd.Flags().BoolVar(&dead, "dead", false, "only those that were given up")
-	cmd.Flags().IntVar(&limit, "limit", api.DefaultLimit, "how many, 1 to 200")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	addAPIFlag(cmd)
 	cmd.AddCommand(newRetryCmd())
 	return cmd
 }

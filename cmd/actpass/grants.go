@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -142,47 +143,19 @@ func assigned(flag, text string) (arg string, value any, err error) {
 }
 
 func newGrantsListCmd() *cobra.Command {
-	var live, asJSON bool
-	var limit int
-	cmd := &cobra.Command{
-		Use:     "list",
-		Short:   "List grants, newest first",
-		Example: "  actpass grants list --live",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkLimit(limit); err != nil {
-				return err
-			}
-			client, err := newClient(cmd)
-			if err != nil {
-				return err
-			}
-			ctx, stop := interruptible(cmd)
-			defer stop()
-			p, err := client.Grants(ctx, live, "", limit)
-			if err != nil {
-				return explained(err)
-			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), p)
-			}
-			t := newTable(cmd.OutOrStdout(), "ID", "STATE", "TOOL", "RESOURCE", "AGENT", "USED", "EXPIRES", "BY")
-			for _, g := range p.Data {
-				t.row(g.ID, g.State, g.Tool, g.Resource, g.AgentID, fmt.Sprintf("%d of %d", g.Used, g.Count), day(g.ExpiresAt.Time), g.Name)
-			}
-			if err := t.end(); err != nil {
-				return err
-			}
-			if p.Next != "" {
-				fmt.Fprintln(cmd.ErrOrStderr(), "there are more; see them with --limit or --live")
-			}
-			return nil
+	var live bool
+	cmd := listing[api.Grant]{
+		use: "list", short: "List grants, newest first", example: "  actpass grants list --live",
+		pages: true, narrower: " or --live",
+		fetch: fromAPI(func(ctx context.Context, c *api.Client, limit int) (api.Page[api.Grant], error) {
+			return c.Grants(ctx, live, "", limit)
+		}),
+		head: []string{"ID", "STATE", "TOOL", "RESOURCE", "AGENT", "USED", "EXPIRES", "BY"},
+		row: func(g *api.Grant) []string {
+			return []string{g.ID, g.State, g.Tool, g.Resource, g.AgentID, fmt.Sprintf("%d of %d", g.Used, g.Count), day(g.ExpiresAt.Time), g.Name}
 		},
-	}
+	}.command()
 	cmd.Flags().BoolVar(&live, "live", false, "only those that have a use left")
-	cmd.Flags().IntVar(&limit, "limit", api.DefaultLimit, "how many, 1 to 200")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	addAPIFlag(cmd)
 	return cmd
 }
 

@@ -251,37 +251,25 @@ func describeKey(k api.Key) string {
 }
 
 func newKeysListCmd() *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:     "list",
-		Short:   "List all keys, newest first, without their secrets",
-		Example: "  actpass keys list",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := interruptible(cmd)
-			defer stop()
+	return listing[api.Key]{
+		use: "list", short: "List all keys, newest first, without their secrets", example: "  actpass keys list",
+		fetch: func(ctx context.Context, cmd *cobra.Command, _ int) (api.Page[api.Key], error) {
 			ring, err := openKeyring(ctx, cmd)
 			if err != nil {
-				return err
+				return api.Page[api.Key]{}, err
 			}
 			defer ring.close()
 			list, err := ring.list(ctx)
-			if err != nil {
-				return keyError(err)
+			if err != nil && ctx.Err() == nil {
+				err = keyError(err)
 			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), api.Page[api.Key]{Data: list})
-			}
-			t := newTable(cmd.OutOrStdout(), "ID", "NAME", "ROLE", "AGENT", "GROUPS", "MODE", "PREFIX", "STATE", "LAST USED")
-			for _, k := range list {
-				t.row(k.ID, k.Name, k.Role, k.AgentID, strings.Join(k.Groups, " "), k.Mode, k.Prefix, keyState(k, time.Now()), when(k.LastUsedAt))
-			}
-			return t.end()
+			return api.Page[api.Key]{Data: list}, err
 		},
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	addAPIFlag(cmd)
-	return cmd
+		head: []string{"ID", "NAME", "ROLE", "AGENT", "GROUPS", "MODE", "PREFIX", "STATE", "LAST USED"},
+		row: func(k *api.Key) []string {
+			return []string{k.ID, k.Name, k.Role, k.AgentID, strings.Join(k.Groups, " "), k.Mode, k.Prefix, keyState(*k, time.Now()), when(k.LastUsedAt)}
+		},
+	}.command()
 }
 
 func keyState(k api.Key, now time.Time) string {

@@ -134,30 +134,17 @@ func limitError(err error) error {
 }
 
 func newLimitsListCmd() *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:     "list",
-		Short:   "List all limits with what they hold, by key",
-		Example: "  actpass limits list",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+	return listing[api.Limit]{
+		use: "list", short: "List all limits with what they hold, by key", example: "  actpass limits list",
+		fetch: func(_ context.Context, cmd *cobra.Command, _ int) (api.Page[api.Limit], error) {
 			list, err := limitsAt(cmd, "", "")
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), api.Page[api.Limit]{Data: list})
-			}
-			t := newTable(cmd.OutOrStdout(), "LIMIT", "KEY", "USED", "WINDOW", "FREE AGAIN", "THEN")
-			for _, l := range list {
-				t.row(l.Limit, keyText(l), l.Summary, windowText(l), when(l.ResetsAt), l.Decision)
-			}
-			return t.end()
+			return api.Page[api.Limit]{Data: list}, err
 		},
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	addAPIFlag(cmd)
-	return cmd
+		head: []string{"LIMIT", "KEY", "USED", "WINDOW", "FREE AGAIN", "THEN"},
+		row: func(l *api.Limit) []string {
+			return []string{l.Limit, keyText(*l), l.Summary, windowText(*l), when(l.ResetsAt), l.Decision}
+		},
+	}.command()
 }
 
 func limitsAt(cmd *cobra.Command, name, key string) ([]api.Limit, error) {

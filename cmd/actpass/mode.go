@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -68,39 +69,20 @@ both, * stands for any run of characters, and everything else for itself.`,
 }
 
 func newModeListCmd() *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:     "list",
-		Short:   "List the modes that were set while running, newest first",
-		Example: "  actpass mode list --json",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := newClient(cmd)
-			if err != nil {
-				return err
-			}
-			ctx, stop := interruptible(cmd)
-			defer stop()
+	return listing[api.ModeOverride]{
+		use: "list", short: "List the modes that were set while running, newest first", example: "  actpass mode list --json",
+		fetch: fromAPI(func(ctx context.Context, c *api.Client, _ int) (api.Page[api.ModeOverride], error) {
 			list, err := all(func(cursor string) ([]api.ModeOverride, string, error) {
-				p, err := client.Modes(ctx, cursor, api.MaxLimit)
+				p, err := c.Modes(ctx, cursor, api.MaxLimit)
 				return p.Data, p.Next, err
 			})
-			if err != nil {
-				return explained(err)
-			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), api.Page[api.ModeOverride]{Data: append([]api.ModeOverride{}, list...)})
-			}
-			t := newTable(cmd.OutOrStdout(), "ID", "MODE", "TOOL", "AGENT", "SINCE", "BY", "REASON")
-			for _, m := range list {
-				t.row(m.ID, m.Mode, cmp.Or(m.Tool, "*"), cmp.Or(m.AgentID, "*"), day(m.CreatedAt.Time), cmp.Or(m.Name, m.KeyID), m.Reason)
-			}
-			return t.end()
+			return api.Page[api.ModeOverride]{Data: list}, err
+		}),
+		head: []string{"ID", "MODE", "TOOL", "AGENT", "SINCE", "BY", "REASON"},
+		row: func(m *api.ModeOverride) []string {
+			return []string{m.ID, m.Mode, cmp.Or(m.Tool, "*"), cmp.Or(m.AgentID, "*"), day(m.CreatedAt.Time), cmp.Or(m.Name, m.KeyID), m.Reason}
 		},
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	addAPIFlag(cmd)
-	return cmd
+	}.command()
 }
 
 func newModeClearCmd() *cobra.Command {
