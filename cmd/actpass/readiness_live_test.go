@@ -117,9 +117,11 @@ func TestReadinessReadsWhatIsNew(t *testing.T) {
 	if len(l.list) != maxStudies {
 		t.Errorf("%d studies are kept", len(l.list))
 	}
+	l.mu.Lock() // each of them takes itself off the list
 	for _, s := range l.list {
 		s.idle.Reset(0)
 	}
+	l.mu.Unlock()
 	for range 100 {
 		if l.mu.Lock(); len(l.list) == 0 {
 			l.mu.Unlock()
