@@ -3,7 +3,7 @@
     PYTHONPATH=.:tests python3 bench/guard.py [N]
 
 The wrapped call does nothing, so that all the time is ours. One line of JSON for
-each client, in milliseconds.
+each client, in milliseconds; `best` is the least median of 20 calls in a row.
 """
 
 import asyncio
@@ -22,10 +22,11 @@ ACTION = {
 
 
 def show(client, took):
-    took.sort()
     n = len(took)
+    best = round(min(sorted(took[i : i + 20])[10] for i in range(0, n - 19, 20)) * 1000, 3)
+    took.sort()
     p50, p99 = round(took[n // 2] * 1000, 3), round(took[int(n * 0.99)] * 1000, 3)
-    print(json.dumps({"client": f"python {platform.python_version()} {client}", "n": n, "guard": {"p50": p50, "p99": p99}}))
+    print(json.dumps({"client": f"python {platform.python_version()} {client}", "n": n, "guard": {"best": best, "p50": p50, "p99": p99}}))
 
 
 def main():

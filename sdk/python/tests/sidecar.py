@@ -36,7 +36,8 @@ class Sidecar:
         else:
             raise RuntimeError("the sidecar ended")
         # A pipe that nobody reads fills, and the sidecar's log would wait for it.
-        self.drain = threading.Thread(target=lambda: [None for _ in self.process.stderr], daemon=True)
+        fd = self.process.stderr.fileno()
+        self.drain = threading.Thread(target=lambda: all(iter(lambda: os.read(fd, 1 << 16), b"")), daemon=True)
         self.drain.start()
         self.admin = self.key("--name", "admin", "--role", "admin")
         self.agent = self.key("--name", "a", "--role", "gateway", "--agent", "support_agent")

@@ -46,7 +46,7 @@ const cwd = fileURLToPath(new URL('..', import.meta.url))
 const run = async (snippet, amount) => (await promisify(execFile)(process.execPath, ['--input-type=module', '-e', snippet], { cwd, env: { ...env, AMOUNT: amount, QUESTION: `Please refund ${amount} of ch_123.` } })).stdout
 
 test('ADAPTERS.md has four', () => assert.equal(snippets.length, 4))
-for (const [i, name, ok, error] of [[0, 'openai', /^I was told: \{"id":"re_123"/, /^I was told: Error: ActPass refused/], [1, 'ai', /^I was told: \{"id":"re_123"/, /^I was told: ActPass refused/], [2, 'mcp', /^ok: refunded ch_123\n/, /^error: ActPass refused/], [3, 'langchain', /^success refunded ch_123\n/, /^error ActPass refused/]]) {
+for (const [i, name, ok, error] of [[0, 'openai', /^I was told: \{"id":"re_123"/, /^I was told: Error: ActPass refused/], [1, 'ai', /^I was told: \{"id":"re_123"/, /^I was told: (\{"error":"RefusedError: )?ActPass refused/], [2, 'mcp', /^ok: refunded ch_123\n/, /^error: ActPass refused/], [3, 'langchain', /^success refunded ch_123\n/, /^error ActPass refused/]]) {
   test(`ADAPTERS.md's ${name}: the model is told the result, and the rule of a refusal`, async () => {
     assert.match(await run(snippets[i], '4900'), ok)
     const refused = await run(snippets[i], '75000')

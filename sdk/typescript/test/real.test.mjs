@@ -5,6 +5,7 @@ import { execFileSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
+import { inspect } from 'node:util'
 import { ActPass, HeldError, MisusedError, RefusedError, verifyEvidence } from '../dist/esm/index.js'
 import { start } from './sidecar.mjs'
 
@@ -12,7 +13,35 @@ let dir, config, bin, sidecar, baseUrl, admin, agent, agentKey
 const refund = (amount, more) => ({ tool: 'stripe.refund.create', resource: 'stripe:charge:ch_123', args: { amount, currency: 'usd' }, goal: 'resolve_refund_request', userId: 'user_456', ...more })
 
 before(async () => {
-  sidecar = await start()
+  sidecar = await start('mapping: { packs: [stripe], files: [./shop.yaml] }\n', {
+    'shop.yaml': `
+rules:
+  - match: { host: shop.example.com, methods: [POST], path: /payout }
+    tool: shop.payout
+    risk: high
+    args: json
+    require: [{ name: amount, type: integer }, { name: iban, secret: true }]
+    optional: [{ name: pin, type: integer, secret: true }]
+    resource: "shop:payout"
+`,
+    'policies/shop.yaml': `
+policies:
+  - name: payouts
+    version: 1
+    tools: ["shop.*"]
+    rules:
+      - name: known
+        when: args.iban == "DE00" && args.amount < 5 && args.pin > 0
+        decision: allow
+        reason_code: payout.known
+      - name: big
+        when: args.amount > 100
+        decision: require_approval
+        reason_code: payout.big
+        approval: { approvers: [support-leads], required: 1, expires: 1h }
+      - { name: others, decision: deny, reason_code: payout.unknown }
+`,
+  })
   ;({ dir, bin, config, baseUrl } = sidecar)
   const key = sidecar.key
   admin = key('--name', 'admin', '--role', 'admin')
@@ -89,6 +118,19 @@ test('an abort before the answer runs nothing', async () => {
 test('another agent than the key\'s is misuse', async () => {
   const r = new ActPass({ apiKey: 'sk_live_unknown', agentId: 'support_agent', baseUrl }).guard({ ...refund(1), execute: () => assert.fail('run') })
   await assert.rejects(r, (e) => e instanceof MisusedError && e.status === 401 && !e.message.includes('sk_live_unknown'))
+})
+
+test('what is secret in args or a passport is in no error, no event and no log', async () => {
+  const seen = []
+  for (const more of [{ args: { amount: 50, iban: 'topsecret1' } }, { args: { amount: 200, iban: 'topsecret1' } }, { args: { iban: 'topsecret1' } }, { args: { amount: 3, iban: 'DE00', pin: 'topsecret1' } }, { args: { amount: 3, iban: 'DE00', pin: ['topsecret1'] } }, { args: { amount: 3, iban: ['topsecret1'] } },
+    { args: { amount: 50, iban: 'DE00' }, passport: 'eyJhbGciOiJFZERTQSJ9.topsecret2.topsecret3' }, { args: { amount: 50, iban: 'topsecret1', mode: 1n } }, { args: { amount: 50, iban: 'topsecret1' }, idempotencyKey: 'k'.repeat(300) }]) {
+    const r = await agent.guard({ tool: 'shop.payout', resource: 'shop:payout', mode: 'enforce', ...more, execute: () => assert.fail('run') }).catch((error) => ({ error }))
+    assert.ok(r.error, JSON.stringify(r))
+    seen.push(inspect(r, { depth: Infinity, showHidden: true }), JSON.stringify(r), String(r.error.stack))
+    if (r.decision) seen.push(JSON.stringify(await event(r.decision.evidence_event_id)))
+  }
+  assert.ok(seen.length > 24)
+  for (const text of [...seen, sidecar.log()]) assert.ok(!text.includes('topsecret') && !text.includes(agentKey), text)
 })
 
 test('an exported bundle verifies, and no changed byte of it does', () => {
