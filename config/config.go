@@ -33,7 +33,9 @@ type Config struct {
 	// Listen addresses, host:port; "" or "off" closes a door. Needs a restart.
 	Listen    Listen    `yaml:"listen"`
 	Intercept Intercept `yaml:"intercept"`
-	Upstream  Upstream  `yaml:"upstream"`
+	// CA is the one that signs for intercepted hosts.
+	CA       CA       `yaml:"ca"`
+	Upstream Upstream `yaml:"upstream"`
 	// Routes are the reverse door's: http://LISTEN/NAME/... and
 	// http://NAME.localhost:PORT/... go to the upstream.
 	Routes    []Route   `yaml:"routes"`
@@ -95,6 +97,14 @@ type Listen struct {
 	// localhost:PORT listens on 127.0.0.1 and on ::1, where redirects of either
 	// family arrive.
 	Transparent string `yaml:"transparent"`
+}
+
+// CA names one that was made elsewhere, such as by cert-manager, both files or none: a
+// self-signed certificate and its key, in PEM form, read again when they change.
+// Without, it is made at the first start, in DataDir. Needs a restart.
+type CA struct {
+	CertFile string `yaml:"cert_file"`
+	KeyFile  string `yaml:"key_file"`
 }
 
 // Intercept says which CONNECTs are opened and read.

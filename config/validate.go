@@ -87,6 +87,9 @@ func (c *Config) validate(file string, faults *strictyaml.Faults) {
 		faults.Addf(at("identity.agent_id"), "`identity.agent_id` must have 1 to 128 characters")
 	}
 	c.validateServiceAccount(at, faults)
+	if (c.CA.CertFile == "") != (c.CA.KeyFile == "") {
+		faults.Addf(at("ca"), "`ca.cert_file` and `ca.key_file` go together: give both, or none to have a CA made in data_dir")
+	}
 	for _, v := range []struct{ path, value string }{{"passport.issuer", c.Passport.Issuer}, {"passport.audience", c.Passport.Audience}} {
 		if v.value == "" || len(v.value) > 256 || strings.IndexFunc(v.value, func(r rune) bool { return r <= ' ' || r > '~' }) >= 0 {
 			faults.Addf(at(v.path), "`%s` must have 1 to 256 visible ASCII characters, such as actpass or https://actpass.example.com", v.path)

@@ -124,6 +124,8 @@ func (c *Config) NeedsRestart(old *Config) string {
 		return "data_dir"
 	case c.Listen != old.Listen:
 		return "listen"
+	case c.CA != old.CA:
+		return "ca"
 	case c.Identity.ServiceAccount != old.Identity.ServiceAccount:
 		return "identity.service_account"
 	case c.Store != old.Store:

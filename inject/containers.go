@@ -57,7 +57,7 @@ func (p *podding) lead(c object) error {
 		if at, _ := m["mountPath"].(string); strings.TrimSuffix(at, "/") == trustDir || strings.HasPrefix(at, trustDir+"/") {
 			return fmt.Errorf("something is mounted at %s, where the sidecar's roots go", at)
 		}
-		if name, _ := m["name"].(string); name == dataVolume || name == storeVolume || name == identityVolume {
+		if name, _ := m["name"].(string); name == dataVolume || name == storeVolume || name == identityVolume || name == caVolume {
 			return fmt.Errorf("the volume %s is the sidecar's own, with its keys in it", name)
 		}
 	}
@@ -217,6 +217,11 @@ func (p *podding) sidecar() object {
 		set("ACTPASS_STORE_KEY_FILE", storeDir+"/key")
 		mounts = append(mounts, object{"name": storeVolume, "mountPath": storeDir, "readOnly": true})
 	}
+	if p.o.CASecret != "" {
+		set("ACTPASS_CA_CERT_FILE", caDir+"/tls.crt")
+		set("ACTPASS_CA_KEY_FILE", caDir+"/tls.key")
+		mounts = append(mounts, object{"name": caVolume, "mountPath": caDir, "readOnly": true})
+	}
 	if p.o.ServiceAccountIssuer != "" {
 		const account = "ACTPASS_IDENTITY_SERVICE_ACCOUNT_"
 		set(account+"TOKEN_FILE", identityDir+"/token")
@@ -291,7 +296,7 @@ func (p *podding) volumes() error {
 		return err
 	}
 	list = slices.DeleteFunc(list, func(v object) bool {
-		return v["name"] == dataVolume || v["name"] == trustVolume || v["name"] == configVolume || v["name"] == storeVolume || v["name"] == identityVolume
+		return v["name"] == dataVolume || v["name"] == trustVolume || v["name"] == configVolume || v["name"] == storeVolume || v["name"] == identityVolume || v["name"] == caVolume
 	})
 	list = append(list,
 		object{"name": dataVolume, "emptyDir": object{}},
@@ -301,6 +306,9 @@ func (p *podding) volumes() error {
 	}
 	if p.o.StoreSecret != "" {
 		list = append(list, object{"name": storeVolume, "secret": object{"secretName": p.o.StoreSecret}})
+	}
+	if p.o.CASecret != "" {
+		list = append(list, object{"name": caVolume, "secret": object{"secretName": p.o.CASecret}})
 	}
 	if p.o.ServiceAccountIssuer != "" {
 		token := func(path string, audience ...string) object {

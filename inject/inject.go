@@ -24,25 +24,27 @@ const Label = "actpass.dev/inject"
 
 // Annotations of a pod.
 const (
-	AnnotationMode     = "actpass.dev/mode"          // monitor, warn, enforce or strict; no looser than Options.Mode
-	AnnotationAgentID  = "actpass.dev/agent-id"      // who the pod's agent is
-	AnnotationConfig   = "actpass.dev/config"        // ConfigMap with config.yaml and what it names
-	AnnotationRedirect = "actpass.dev/redirect"      // "true": outbound TCP is forced through the sidecar
-	AnnotationNoProxy  = "actpass.dev/no-proxy"      // what is reached directly besides the loopback, with commas
-	AnnotationStatus   = "actpass.dev/injected"      // set by us: forced, or advisory
-	annotationPrefix   = "actpass.dev/"              // all of them
-	enabled, disabled  = "enabled", "disabled"       // values of Label
-	forced, advisory   = "forced", "advisory"        // values of AnnotationStatus
-	sidecarName        = "actpass"                   // our containers and volumes
-	redirectName       = "actpass-redirect"          //
-	dataVolume         = "actpass-data"              //
-	trustVolume        = "actpass-trust"             //
-	configVolume       = "actpass-config"            //
-	storeVolume        = "actpass-store"             //
-	identityVolume     = "actpass-identity"          //
-	dataDir            = "/data"                     // in the sidecar
-	configDir          = "/etc/actpass"              // in the sidecar
-	storeDir           = "/etc/actpass-store"        // in the sidecar
+	AnnotationMode     = "actpass.dev/mode"     // monitor, warn, enforce or strict; no looser than Options.Mode
+	AnnotationAgentID  = "actpass.dev/agent-id" // who the pod's agent is
+	AnnotationConfig   = "actpass.dev/config"   // ConfigMap with config.yaml and what it names
+	AnnotationRedirect = "actpass.dev/redirect" // "true": outbound TCP is forced through the sidecar
+	AnnotationNoProxy  = "actpass.dev/no-proxy" // what is reached directly besides the loopback, with commas
+	AnnotationStatus   = "actpass.dev/injected" // set by us: forced, or advisory
+	annotationPrefix   = "actpass.dev/"         // all of them
+	enabled, disabled  = "enabled", "disabled"  // values of Label
+	forced, advisory   = "forced", "advisory"   // values of AnnotationStatus
+	sidecarName        = "actpass"              // our containers and volumes
+	redirectName       = "actpass-redirect"     //
+	dataVolume         = "actpass-data"         //
+	trustVolume        = "actpass-trust"        //
+	configVolume       = "actpass-config"       //
+	storeVolume        = "actpass-store"        //
+	caVolume           = "actpass-ca"
+	identityVolume     = "actpass-identity"   //
+	dataDir            = "/data"              // in the sidecar
+	configDir          = "/etc/actpass"       // in the sidecar
+	storeDir           = "/etc/actpass-store" // in the sidecar
+	caDir              = "/etc/actpass-ca"
 	identityDir        = "/var/run/actpass/identity" // in the sidecar
 	trustDir           = "/var/run/actpass/trust"    // in every container
 )
@@ -75,6 +77,9 @@ type Options struct {
 	// PostgreSQL the sidecars share, and `key` holds the secret that they have in common
 	// (store.key_file); "": each has state of its own. No annotation chooses another.
 	StoreSecret string
+	// CASecret is a Secret of each pod's namespace, of type kubernetes.io/tls, with the CA
+	// that signs for intercepted hosts; "": each sidecar makes its own.
+	CASecret string
 	// ServiceAccountIssuer is the issuer of the cluster's service account tokens: the
 	// sidecar gets one for itself, and its agent is the pod's service account; "": the
 	// configuration or the annotation names the agent.

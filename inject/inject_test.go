@@ -108,6 +108,7 @@ func TestRefused(t *testing.T) {
 		{"our keys", pod(t, `{"containers":[{"name":"a","volumeMounts":[{"name":"actpass-data","mountPath":"/x"}]}]}`), options, "sidecar's own"},
 		{"the database's password", pod(t, `{"containers":[{"name":"a","volumeMounts":[{"name":"actpass-store","mountPath":"/x"}]}]}`), options, "sidecar's own"},
 		{"the sidecar's token", pod(t, `{"containers":[{"name":"a","volumeMounts":[{"name":"actpass-identity","mountPath":"/x"}]}]}`), options, "sidecar's own"},
+		{"the CA's key", pod(t, `{"containers":[{"name":"a","volumeMounts":[{"name":"actpass-ca","mountPath":"/x"}]}]}`), options, "sidecar's own"},
 		{"a bad mode", pod(t, plainPod, AnnotationMode, "off"), options, "none of"},
 		{"a looser mode", pod(t, plainPod, AnnotationMode, "warn"), enforce, "looser"},
 		{"no redirect", pod(t, plainPod, AnnotationRedirect, "false"), enforce, "every pod here is redirected"},

@@ -1,9 +1,11 @@
 package proxy
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -31,7 +33,7 @@ const caLifetime = 10 * 365 * 24 * time.Hour
 // impersonate any host towards the clients that trust it.
 type CA struct {
 	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	key  crypto.Signer // ECDSA or RSA
 	pem  []byte
 }
 
@@ -79,6 +81,16 @@ func loadCA(certPath, keyPath string, now time.Time) (*CA, error) {
 	if perm := st.Mode().Perm(); perm&0o077 != 0 {
 		return nil, fmt.Errorf("load CA key: %s has mode %04o, so others can read the key that impersonates every host; run: chmod 600 %s", keyPath, perm, keyPath)
 	}
+	return LoadCA(certPath, keyPath, now)
+}
+
+// minRSA is the smallest RSA key, in bits, that clients accept from a CA.
+const minRSA = 2048
+
+// LoadCA reads a CA that was made elsewhere: a self-signed certificate in PEM form,
+// and its ECDSA or RSA key (PKCS #8, SEC 1 or PKCS #1). Who may read the files is up
+// to whoever put them there: a mounted Secret looks open to all, and is not.
+func LoadCA(certPath, keyPath string, now time.Time) (*CA, error) {
 	certPEM, err := os.ReadFile(certPath)
 	if err != nil {
 		return nil, fmt.Errorf("load CA certificate: %w", err)
@@ -99,19 +111,18 @@ func loadCA(certPath, keyPath string, now time.Time) (*CA, error) {
 	if block == nil {
 		return nil, fmt.Errorf("load CA key: %s holds no PEM key", keyPath)
 	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, err := parseKey(block)
 	if err != nil {
 		return nil, fmt.Errorf("load CA key %s: %w", keyPath, err)
 	}
-	key, ok := parsed.(*ecdsa.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("load CA key: %s holds a %T, an ECDSA key is needed", keyPath, parsed)
-	}
-	if pub, ok := cert.PublicKey.(*ecdsa.PublicKey); !ok || !pub.Equal(&key.PublicKey) {
+	if pub, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(cert.PublicKey) {
 		return nil, fmt.Errorf("load CA: %s is not the key of %s", keyPath, certPath)
 	}
-	if !cert.IsCA {
+	switch {
+	case !cert.IsCA || cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0:
 		return nil, fmt.Errorf("load CA: %s is not a CA certificate", certPath)
+	case cert.CheckSignatureFrom(cert) != nil:
+		return nil, fmt.Errorf("load CA: %s is signed by another CA (%s), and most clients trust only a root: use a self-signed one", certPath, cert.Issuer)
 	}
 	if now.After(cert.NotAfter) {
 		return nil, fmt.Errorf("load CA: %s expired on %s; remove it and its key to make a new CA", certPath, cert.NotAfter.Format(time.DateOnly))
@@ -130,6 +141,32 @@ func MemoryCA(now time.Time) (*CA, error) {
 		return nil, fmt.Errorf("create CA certificate: %w", err)
 	}
 	return &CA{cert: cert, key: key, pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}, nil
+}
+
+func parseKey(block *pem.Block) (crypto.Signer, error) {
+	var parsed any
+	var err error
+	switch block.Type {
+	case "EC PRIVATE KEY":
+		parsed, err = x509.ParseECPrivateKey(block.Bytes)
+	case "RSA PRIVATE KEY":
+		parsed, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+	default:
+		parsed, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+	}
+	if err != nil {
+		return nil, err
+	}
+	switch key := parsed.(type) {
+	case *ecdsa.PrivateKey:
+		return key, nil
+	case *rsa.PrivateKey:
+		if key.N.BitLen() < minRSA {
+			return nil, fmt.Errorf("an RSA key of %d bits is too small: %d are needed", key.N.BitLen(), minRSA)
+		}
+		return key, nil
+	}
+	return nil, fmt.Errorf("it holds a %T, an ECDSA or RSA key is needed", parsed)
 }
 
 func makeCA(now time.Time) (key *ecdsa.PrivateKey, der []byte, err error) {

@@ -111,8 +111,8 @@ func TestLeaves(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	l.cache.CleanUp()
-	if n := l.cache.EstimatedSize(); n > maxLeaves {
+	l.of.Load().cache.CleanUp()
+	if n := l.of.Load().cache.EstimatedSize(); n > maxLeaves {
 		t.Errorf("%d certificates are kept, bound %d", n, maxLeaves)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -27,9 +28,15 @@ const (
 
 // leaves makes and keeps the certificates of intercepted hosts.
 type leaves struct {
+	key *ecdsa.PrivateKey // one for all leaves: this process holds the CA's key anyway
+	now func() time.Time
+	of  atomic.Pointer[issued]
+}
+
+// issued is what one CA has signed. It goes with the CA, so that none of it is handed
+// out under the next.
+type issued struct {
 	ca    *CA
-	key   *ecdsa.PrivateKey // one for all leaves: this process holds the CA's key anyway
-	now   func() time.Time
 	cache *otter.Cache[string, *tls.Certificate]
 }
 
@@ -38,37 +45,45 @@ func newLeaves(ca *CA, now func() time.Time) (*leaves, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the key of leaf certificates: %w", err)
 	}
+	l := &leaves{key: key, now: now}
+	return l, l.use(ca)
+}
+
+// use signs with ca from now on.
+func (l *leaves) use(ca *CA) error {
 	cache, err := otter.New(&otter.Options[string, *tls.Certificate]{MaximumSize: maxLeaves})
 	if err != nil {
-		return nil, fmt.Errorf("make the cache of leaf certificates: %w", err)
+		return fmt.Errorf("make the cache of leaf certificates: %w", err)
 	}
-	return &leaves{ca: ca, key: key, now: now, cache: cache}, nil
+	l.of.Store(&issued{ca: ca, cache: cache})
+	return nil
 }
 
 // get returns the certificate for a canonical host. Callers that ask for the
 // same host at the same time share one signature.
 func (l *leaves) get(ctx context.Context, host string) (*tls.Certificate, error) {
-	cert, ok := l.cache.GetIfPresent(host)
+	by := l.of.Load()
+	cert, ok := by.cache.GetIfPresent(host)
 	if ok {
 		if l.now().Add(leafRenew).Before(cert.Leaf.NotAfter) {
 			return cert, nil
 		}
-		l.cache.Invalidate(host)
+		by.cache.Invalidate(host)
 	}
-	return l.cache.Get(ctx, host, otter.LoaderFunc[string, *tls.Certificate](func(_ context.Context, host string) (*tls.Certificate, error) {
-		return l.sign(host)
+	return by.cache.Get(ctx, host, otter.LoaderFunc[string, *tls.Certificate](func(_ context.Context, host string) (*tls.Certificate, error) {
+		return l.sign(by.ca, host)
 	}))
 }
 
-func (l *leaves) sign(host string) (*tls.Certificate, error) {
+func (l *leaves) sign(ca *CA, host string) (*tls.Certificate, error) {
 	serial, err := newSerial()
 	if err != nil {
 		return nil, fmt.Errorf("sign a certificate for %s: %w", host, err)
 	}
 	now := l.now()
 	notAfter := now.Add(leafLifetime)
-	if notAfter.After(l.ca.cert.NotAfter) {
-		notAfter = l.ca.cert.NotAfter
+	if notAfter.After(ca.cert.NotAfter) {
+		notAfter = ca.cert.NotAfter
 	}
 	tmpl := &x509.Certificate{
 		SerialNumber:          serial,
@@ -86,7 +101,7 @@ func (l *leaves) sign(host string) (*tls.Certificate, error) {
 	} else {
 		tmpl.DNSNames = []string{host}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, l.ca.cert, &l.key.PublicKey, l.ca.key)
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.cert, &l.key.PublicKey, ca.key)
 	if err != nil {
 		return nil, fmt.Errorf("sign a certificate for %s: %w", host, err)
 	}

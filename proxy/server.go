@@ -225,6 +225,9 @@ func New(o Options) (*Server, error) {
 	return s, nil
 }
 
+// SetCA signs with another CA from now on. Connections that are open stay.
+func (s *Server) SetCA(ca *CA) error { return s.leaves.use(ca) }
+
 // Reload swaps the settings, all of them or, with an error, none. Calls that
 // are on their way keep the settings that they began with.
 func (s *Server) Reload(set Settings) error {

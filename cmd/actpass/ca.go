@@ -35,12 +35,9 @@ func loadCA(cmd *cobra.Command) (ca *proxy.CA, file string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	dir := filepath.Join(cfg.Path(cfg.DataDir), "ca")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, "", fmt.Errorf("create the directory of the CA: %w", err)
-	}
-	ca, err = proxy.LoadOrCreateCA(dir, time.Now())
-	return ca, filepath.Join(dir, proxy.CACertFile), err
+	files := caFilesOf(cfg)
+	ca, err = files.load(time.Now())
+	return ca, files.cert, err
 }
 
 func newCAExportCmd() *cobra.Command {

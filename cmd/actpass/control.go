@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -71,5 +70,8 @@ func (p *program) openCA(now time.Time) (*proxy.CA, error) {
 	if p.role == control {
 		return proxy.MemoryCA(now)
 	}
-	return proxy.LoadOrCreateCA(filepath.Join(p.dir, "ca"), now)
+	files := caFilesOf(p.cfg)
+	p.caSeen[0].changed(files.cert)
+	p.caSeen[1].changed(files.key)
+	return files.load(now)
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"net/http"
-	"path/filepath"
 
 	"github.com/actpass/sidecar/api/web"
 )
@@ -15,7 +14,7 @@ func (p *program) dashboard(h http.Handler) web.Options {
 		Addresses: func() web.Addresses {
 			a := web.Addresses{Proxy: p.addresses.proxy, Reverse: p.addresses.reverse, API: p.addresses.api}
 			if p.role != control {
-				a.CAFile = filepath.Join(p.dir, "ca", "ca.pem")
+				a.CAFile = caFilesOf(p.cfg).cert
 			}
 			return a
 		},

@@ -52,6 +52,7 @@ whose namespace has it. The certificate is read again when its files change.`,
 	f.StringVar(&o.Mode, "mode", "", "mode of every sidecar; a pod's annotation can only tighten it")
 	f.StringVar(&o.ConfigMap, "config-map", "", "ConfigMap with config.yaml, in the pod's namespace, where no annotation names one")
 	f.StringVar(&o.StoreSecret, "store-secret", "", "Secret with the keys dsn and key, in the pod's namespace: the PostgreSQL that all sidecars share")
+	f.StringVar(&o.CASecret, "ca-secret", "", "Secret of type kubernetes.io/tls with the CA of intercepted hosts, in the pod's namespace")
 	f.StringVar(&o.ServiceAccountIssuer, "service-account-issuer", "", "issuer of the cluster's service account tokens: the pod's service account is then the agent")
 	f.BoolVar(&o.Redirect, "redirect", false, "force outbound TCP through the sidecar, in every pod")
 	r := inject.DefaultResources

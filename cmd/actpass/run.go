@@ -136,7 +136,7 @@ func (p *program) child(cmd *cobra.Command, path string, args []string, opt laun
 	}
 	defer os.RemoveAll(dir)
 	opt.ProxyURL, opt.ReverseURL, opt.APIURL = "http://"+p.addresses.proxy, "http://"+p.addresses.reverse, "http://"+p.addresses.api
-	opt.CAPEM = p.ca.PEM()
+	opt.CAPEM = p.ca.Load().PEM()
 	env, err := launch.Prepare(dir, opt)
 	if err != nil {
 		return 0, err

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -83,6 +82,7 @@ func serve(cmd *cobra.Command, as role, cfg *config.Config, compiled *config.Com
 	if err != nil {
 		return err
 	}
+	p.trust.Store(&trust)
 	log.Info("ready", zap.String("role", as.String()), zap.String("mode", cfg.Mode), zap.String("proxy", p.addresses.proxy), zap.String("reverse", p.addresses.reverse),
 		zap.String("api", p.addresses.api), zap.String("transparent", p.addresses.transparent), zap.String("data_dir", p.dir), zap.Duration("after", time.Since(began)))
 	warnOfFiles(cfg.Limits.MaxHolds, log)
@@ -129,7 +129,7 @@ func (p *program) hintFirstKey(ctx context.Context, cmd *cobra.Command) {
 	if p.role == control {
 		return
 	}
-	fmt.Fprintf(w, "Point an agent here:  HTTPS_PROXY=http://%s  (CA certificate: %s)\n\n", p.addresses.proxy, filepath.Join(p.dir, "ca", "ca.pem"))
+	fmt.Fprintf(w, "Point an agent here:  HTTPS_PROXY=http://%s  (CA certificate: %s)\n\n", p.addresses.proxy, caFilesOf(p.cfg).cert)
 }
 
 func newLogger(cfg *config.Config) (*zap.Logger, error) {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -47,7 +48,9 @@ type program struct {
 	shipper   *store.Shipper   // of the log into a shared database; nil: it stays here
 	shared    *store.SharedLog // that the index follows, and not trail; nil: it does not
 	gate      *gate.Gate
-	ca        *proxy.CA
+	ca        atomic.Pointer[proxy.CA]
+	caSeen    [2]seenFile            // certificate and key, as last read
+	trust     atomic.Pointer[string] // directory that others read it in; nil or "": none
 	proxy     *proxy.Server
 	notifier  *notify.Notifier
 	api       *http.Server
@@ -94,15 +97,17 @@ func start(ctx context.Context, as role, cfg *config.Config, compiled *config.Co
 	if err := p.openAuthority(); err != nil {
 		return nil, err
 	}
-	if p.ca, err = p.openCA(time.Now()); err != nil {
+	ca, err := p.openCA(time.Now())
+	if err != nil {
 		return nil, err
 	}
+	p.ca.Store(ca)
 	settings, err := settingsOf(cfg, compiled)
 	if err != nil {
 		return nil, err
 	}
 	if p.proxy, err = proxy.New(proxy.Options{
-		Gate: p.gate, CA: p.ca, Logger: log, Settings: settings, Registerer: p.metrics.registry,
+		Gate: p.gate, CA: ca, Logger: log, Settings: settings, Registerer: p.metrics.registry,
 		DialTimeout: cfg.Upstream.ConnectTimeout.D(), ResponseHeaderTimeout: cfg.Upstream.ResponseTimeout.D(),
 	}); err != nil {
 		return nil, err
@@ -320,7 +325,7 @@ func (p *program) ready() []api.Check {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	var ca error
-	if time.Now().After(p.ca.Certificate().NotAfter) {
+	if time.Now().After(p.ca.Load().Certificate().NotAfter) {
 		ca = errors.New("the certificate authority has expired")
 	}
 	var doors error

@@ -91,6 +91,7 @@ func (p *program) watchFiles(ctx context.Context) {
 			}
 			p.tendAuthority(ctx)
 			p.tendAccount(ctx)
+			p.tendCA(ctx)
 		}
 	}
 }

@@ -1,16 +1,13 @@
 package main
 
 import (
-	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/actpass/sidecar/config"
 	"github.com/actpass/sidecar/launch"
-	"github.com/actpass/sidecar/proxy"
 )
 
 // publishTrust writes what other containers need to trust this sidecar into a
@@ -20,11 +17,7 @@ func publishTrust(cfg *config.Config, dir string, log *zap.Logger) error {
 	if dir == "" {
 		return nil
 	}
-	ca := filepath.Join(cfg.Path(cfg.DataDir), "ca")
-	if err := os.MkdirAll(ca, 0o700); err != nil {
-		return fmt.Errorf("create the directory of the CA: %w", err)
-	}
-	authority, err := proxy.LoadOrCreateCA(ca, time.Now())
+	authority, err := caFilesOf(cfg).load(time.Now())
 	if err != nil {
 		return err
 	}

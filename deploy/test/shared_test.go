@@ -72,6 +72,15 @@ func TestShared(t *testing.T) {
 	}
 	sharesStore(t, "control", "actpass-store", c, pod.Volumes)
 	sharesStore(t, "paired", "actpass-store", paired.Spec.Template.Spec.Containers[0], paired.Spec.Template.Spec.Volumes)
+	for what, spec := range map[string]corev1.PodSpec{"paired": paired.Spec.Template.Spec, "control": pod} {
+		has := slices.ContainsFunc(spec.Volumes, func(v corev1.Volume) bool { return v.Secret != nil && v.Secret.SecretName == "actpass-ca" })
+		tells := slices.ContainsFunc(spec.Containers[0].Env, func(v corev1.EnvVar) bool {
+			return v.Name == "ACTPASS_CA_KEY_FILE" && v.Value == "/etc/actpass-ca/tls.key"
+		})
+		if want := what == "paired"; has != want || tells != want {
+			t.Errorf("%s: the CA's Secret is mounted: %v, and named: %v", what, has, tells)
+		}
+	}
 	for name, selector := range map[string]map[string]string{"service": service.Spec.Selector, "budget": budget.Spec.Selector.MatchLabels} {
 		for k, v := range selector {
 			if control.Spec.Template.Labels[k] != v {
@@ -125,7 +134,7 @@ func TestInjectedStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(file, "inject", "--image", "actpass:1", "--store-secret", "shared", "--service-account-issuer", "https://issuer.example", "-f", "../../inject/testdata/deployment.in.yaml")
+	cmd := exec.Command(file, "inject", "--image", "actpass:1", "--store-secret", "shared", "--ca-secret", "our-ca", "--service-account-issuer", "https://issuer.example", "-f", "../../inject/testdata/deployment.in.yaml")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, os.Stderr
 	if err := cmd.Run(); err != nil {
@@ -143,10 +152,15 @@ func TestInjectedStore(t *testing.T) {
 				found++
 				sharesStore(t, "injected", "shared", c, spec.Volumes)
 				provesAccount(t, c, spec.Volumes)
+				if !slices.ContainsFunc(spec.Volumes, func(v corev1.Volume) bool {
+					return v.Name == "actpass-ca" && v.Secret != nil && v.Secret.SecretName == "our-ca"
+				}) {
+					t.Errorf("no CA among %+v", spec.Volumes)
+				}
 				continue
 			}
 			for _, m := range c.VolumeMounts {
-				if m.Name == "actpass-store" || m.Name == "actpass-identity" {
+				if m.Name == "actpass-store" || m.Name == "actpass-ca" || m.Name == "actpass-identity" {
 					t.Errorf("container %s is given what is the sidecar's alone: %s", c.Name, m.Name)
 				}
 			}

@@ -93,6 +93,10 @@ spec:
             - { name: ACTPASS_LISTEN_PROXY, value: {{ ternary "0.0.0.0:8080" "off" .doors | quote }} }
             - { name: ACTPASS_LISTEN_REVERSE, value: {{ ternary "0.0.0.0:8081" "off" .doors | quote }} }
             - { name: TMPDIR, value: /data }
+            {{- if and .doors $root.Values.sidecar.caSecret }}
+            - { name: ACTPASS_CA_CERT_FILE, value: /etc/actpass-ca/tls.crt }
+            - { name: ACTPASS_CA_KEY_FILE, value: /etc/actpass-ca/tls.key }
+            {{- end }}
             {{- if $root.Values.store.secret }}
             - { name: ACTPASS_STORE_DRIVER, value: postgres }
             - { name: ACTPASS_STORE_DSN_FILE, value: /etc/actpass-store/dsn }
@@ -110,12 +114,19 @@ spec:
           volumeMounts:
             - { name: data, mountPath: /data }
             - { name: config, mountPath: /etc/actpass, readOnly: true }
+            {{- if and .doors $root.Values.sidecar.caSecret }}
+            - { name: ca, mountPath: /etc/actpass-ca, readOnly: true }
+            {{- end }}
             {{- if $root.Values.store.secret }}
             - { name: store, mountPath: /etc/actpass-store, readOnly: true }
             {{- end }}
       volumes:
         - name: config
           configMap: { name: {{ $name }} }
+        {{- if and .doors $root.Values.sidecar.caSecret }}
+        - name: ca
+          secret: { secretName: {{ $root.Values.sidecar.caSecret }} }
+        {{- end }}
         {{- if $root.Values.store.secret }}
         - name: store
           secret: { secretName: {{ $root.Values.store.secret }} }
