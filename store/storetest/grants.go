@@ -201,7 +201,7 @@ func testGrantModel(t *testing.T, s *suite) {
 		if err := s.CreateGrant(s.ctx, g, 1<<20); err != nil {
 			t.Fatal(err)
 		}
-		taken, revoked, events := map[string]int64{}, false, 0
+		taken, revoked, gone, events := map[string]int64{}, false, false, 0
 		total := func() (sum int64) {
 			for _, a := range taken {
 				sum += a
@@ -220,7 +220,7 @@ func testGrantModel(t *testing.T, s *suite) {
 					now = at(2 * time.Hour)
 				}
 				_, had := taken[event]
-				fits := had || !revoked && !late && int64(len(taken)) < g.Count && total()+amount <= g.SumMax
+				fits := !gone && (had || !revoked && !late && int64(len(taken)) < g.Count && total()+amount <= g.SumMax)
 				if _, err := s.UseGrant(s.ctx, "acme", g.ID, event, amount, now); (err == nil) != fits {
 					t.Fatalf("use of %d: %v, and it fits: %v", amount, err, fits)
 				}
@@ -239,13 +239,33 @@ func testGrantModel(t *testing.T, s *suite) {
 				if rapid.IntRange(0, 9).Draw(t, "really") > 0 {
 					return
 				}
-				if _, err := s.RevokeGrant(s.ctx, "acme", g.ID, "key_x", noon); err != nil {
-					t.Fatal(err)
+				if _, err := s.RevokeGrant(s.ctx, "acme", g.ID, "key_x", noon); (err == nil) == gone || gone && !errors.Is(err, gate.ErrNotFound) {
+					t.Fatalf("gone %v, %v", gone, err)
 				}
 				revoked = true
 			},
+			"prune": func(t *rapid.T) {
+				// It ends after an hour; used up or revoked, it is there until then.
+				before := at(rapid.SampledFrom([]time.Duration{0, time.Minute, time.Hour, time.Hour, 61 * time.Minute}).Draw(t, "before"))
+				for {
+					n, err := s.Prune(s.ctx, before, at(2*time.Hour))
+					if err != nil {
+						t.Fatal(err)
+					}
+					if n.None() {
+						break
+					}
+				}
+				gone = gone || before.After(g.ExpiresAt)
+			},
 			"": func(t *rapid.T) {
 				got, err := s.GetGrant(s.ctx, "acme", g.ID)
+				if gone {
+					if !errors.Is(err, gate.ErrNotFound) {
+						t.Fatalf("it is over, and there: %v", err)
+					}
+					return
+				}
 				if err != nil || got.Used != int64(len(taken)) || got.Summed != total() || got.RevokedAt.IsZero() == revoked {
 					t.Fatalf("%+v, %v; want %d uses of %d", got, err, len(taken), total())
 				}
