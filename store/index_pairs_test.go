@@ -26,7 +26,7 @@ func TestNoKindHidesBehindActions(t *testing.T) {
 func TestBlocksArePassedBy(t *testing.T) {
 	ix := openIndex(t, filepath.Join(t.TempDir(), "index.db"))
 	log := newSliceLog("k")
-	const blocks = 20
+	const blocks = 8
 	put := func(i int, change func(e *evidence.Event)) {
 		b, err := action(i, change).Encode()
 		if err != nil {
@@ -34,7 +34,7 @@ func TestBlocksArePassedBy(t *testing.T) {
 		}
 		log.add(b)
 	}
-	together := blockSize*7 + 100
+	together := blockSize*3 + 100
 	for i := range blocks * blockSize {
 		put(i, func(e *evidence.Event) {
 			e.AgentID, e.Tool = "a", "stripe.refund.create"
