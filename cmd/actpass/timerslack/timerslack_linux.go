@@ -7,7 +7,7 @@ import (
 
 const (
 	wide   = 1_000_000 // ns
-	usual  = 50_000  // ns, the kernel's default
+	usual  = 50_000    // ns, the kernel's default
 	marker = "ACTPASS_TIMERSLACK_SET"
 
 	prSetTimerSlack = 29 // include/uapi/linux/prctl.h
