@@ -161,6 +161,9 @@ func (m *Match) head() (override string) {
 				found = append(found, ambiguity(ClassHeader, "the header %s stands %d times", canonical, len(values)))
 			}
 		}
+		if len(values) > 1 && selector(name) {
+			found = append(found, ambiguity(ClassHeader, "the header %s stands %d times", name, len(values)))
+		}
 		switch name {
 		case "Content-Length":
 			if len(values) == 1 && (values[0] != strconv.FormatInt(r.ContentLength, 10)) {
@@ -182,27 +185,6 @@ func (m *Match) head() (override string) {
 	}
 	m.Ambiguous = append(m.Ambiguous, found...)
 	return override
-}
-
-// critical names the headers that are looked at by name, each under a word of
-// its own.
-func critical(canonical string) bool {
-	switch canonical {
-	case "Content-Type", "Content-Length", "Content-Encoding", "Authorization", "Idempotency-Key", "Host", "X-Amz-Target":
-		return true
-	}
-	return false
-}
-
-func oneOrList(values []string) any {
-	if len(values) == 1 {
-		return values[0]
-	}
-	list := make([]any, len(values))
-	for i, v := range values {
-		list[i] = v
-	}
-	return list
 }
 
 func knownMethod(s string) bool {
@@ -396,6 +378,11 @@ func (m *Match) judgeRule() {
 	}
 	for _, t := range r.resource {
 		for i := range t {
+			if t[i].space == "header" {
+				if name := t[i].path[0]; len(m.req.Header[name]) > 1 && !critical(name) && !selector(name) {
+					m.flag(ambiguity(ClassHeader, "the header %s stands %d times, and the resource is named by it", name, len(m.req.Header[name])))
+				}
+			}
 			if t[i].space == "query" {
 				if _, twice := m.query[t[i].path[0]].([]any); twice {
 					m.flag(ambiguity(ClassDuplicate, "the query has %s twice, and the resource is named by it", show(t[i].path[0])))
@@ -422,23 +409,6 @@ func (m *Match) judgeRule() {
 	m.NeedBody = r.kind.body && m.req.ContentLength != 0
 	if !m.NeedBody && r.kind.queryOnly {
 		m.NeedBody = m.req.ContentLength != 0
-	}
-}
-
-// foldedHeaders reports headers with underscores. To servers behind CGI or WSGI
-// they are those with dashes, and a policy that goes by the connected account
-// (Stripe-Account) would not see them. Where no rule maps the request only the
-// headers that are looked at by name are reported, with the head.
-func (m *Match) foldedHeaders(r *Rule) {
-	if r.underscoreHeaders {
-		return
-	}
-	slices.Sort(m.underscored)
-	for _, name := range m.underscored {
-		canonical := canonicalHeader(strings.ReplaceAll(name, "_", "-"))
-		if !critical(canonical) && !strings.HasPrefix(canonical, "X-Http-Method") && canonical != "X-Method-Override" && len(m.req.Header[canonical]) == 0 { // else said already
-			m.flag(ambiguity(ClassHeader, "the header %s is %s to servers that fold underscores", show(name), canonical))
-		}
 	}
 }
 
@@ -486,15 +456,4 @@ func (m *Match) Authority() string {
 		return "[" + m.Host + "]:" + m.Port
 	}
 	return m.Host + ":" + m.Port
-}
-
-// hiddenHeader says whether a header is a credential: policy does not see it,
-// and no resource shows it.
-func hiddenHeader(name string) bool {
-	switch name {
-	case "Authorization", "Proxy-Authorization", "Cookie", "Actpass-Passport", "X-Api-Key", "Api-Key", "X-Auth-Token",
-		"X-Amz-Security-Token", "X-Goog-Api-Key", "Private-Token", "X-Csrf-Token", "X-Vault-Token", "X-Shopify-Access-Token":
-		return true
-	}
-	return false
 }
