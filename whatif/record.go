@@ -38,6 +38,7 @@ type action struct {
 	args                                      map[string]any
 	problems                                  []mapping.Problem
 	approval, jti                             string
+	granted                                   bool // it went on a grant
 	ambiguous, fault, badPassport, mapped     bool
 
 	state    string // of the outcome, "" without one
@@ -116,6 +117,8 @@ func (a *action) read(record []byte, names interned) error {
 			outcome = val
 		case "approval":
 			approval = val
+		case "grant":
+			a.granted = string(val) != "null"
 		}
 	})
 	if err != nil {
@@ -289,9 +292,9 @@ func (a *action) ownPassportReason() bool {
 }
 
 // wasApproved says that a human's answer to the question whether the action may
-// be taken is, or may be, what made its verdict.
+// be taken, given then or ahead of it by a grant, is or may be what made its verdict.
 func (a *action) wasApproved() bool {
-	return a.from.Enforcement != "hold" && (a.approval != "" || a.jti != "" && a.from.Decision == "allow")
+	return a.from.Enforcement != "hold" && (a.approval != "" || a.granted || a.jti != "" && a.from.Decision == "allow")
 }
 
 // question says that the action was only asked about, not to be executed.

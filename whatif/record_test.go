@@ -391,3 +391,37 @@ policies:
 		}
 	}
 }
+
+// TestGrantedActionsStay: what a human let go ahead of the calls is no hold that
+// people would face.
+func TestGrantedActionsStay(t *testing.T) {
+	const asks = `policies:
+  - name: refunds
+    version: 1
+    tools: ["stripe.refund.create"]
+    rules:
+      - { name: all, decision: require_approval, reason_code: refund.asked }
+`
+	rules := rulesFor(t, asks, "enforce")
+	w := newWorld(t, rules)
+	at := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
+	w.now = at
+	_, err := w.CreateGrant(t.Context(), gate.Identity{TenantID: "acme", Role: gate.RoleAdmin, KeyID: "key_1"}, gate.NewGrant{
+		AgentID: "a", Tool: "stripe.refund.create", Resource: "stripe:charge:*", Policy: "refunds", Rule: "all", FreeArgs: []string{"amount", "currency", "charge"}, Count: 1, TTL: time.Hour,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 2 { // the second finds the grant used up
+		w.take(t, step{at: at.Add(time.Minute), n: n, agent: "a", amount: "100", currency: "usd", api: true, status: 200})
+	}
+	list := walked(t, w, rules)
+	if len(list) != 1 || list[0].Count != 1 || list[0].Samples[0].Resource != "stripe:charge:ch_1" {
+		t.Errorf("%+v", list)
+	}
+	// By another rule it would be asked about.
+	other := rulesFor(t, strings.Replace(asks, "name: all", "name: every", 1), "enforce")
+	if list := walked(t, w, other); len(list) != 1 || list[0].Count != 2 {
+		t.Errorf("%+v", list)
+	}
+}
