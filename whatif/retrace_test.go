@@ -138,3 +138,30 @@ func TestRetrace(t *testing.T) {
 		}
 	}
 }
+
+// TestRetraceOneTool: a rule may let go what another group of the same tool and
+// agent was stopped for; there is then nothing left to accept.
+func TestRetraceOneTool(t *testing.T) {
+	rules := rulesFor(t, `policies:
+  - name: refunds
+    version: 1
+    tools: ["stripe.refund.create"]
+    rules:
+      - { name: early, when: args.charge.startsWith("ch_1"), decision: deny, reason_code: refund.early }
+      - { name: rest, decision: deny, reason_code: refund.rest }
+`, "monitor")
+	w := newWorld(t, rules)
+	at := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
+	for i, amount := range []string{"100", "110", "120", "130", "140", "150", "160"} {
+		w.take(t, step{at: at.Add(time.Duration(i) * time.Minute), n: 10 + i, agent: "a", amount: amount, currency: "eur", status: 200})
+	}
+	w.take(t, step{at: at.Add(time.Hour), n: 20, agent: "a", amount: "130", currency: "eur", status: 200})
+	first, _, _ := retraced(t, w, rules)
+	if len(first.Data) != 2 || first.Data[1].ReasonCode != "refund.rest" {
+		t.Fatalf("%+v", first.Data)
+	}
+	got, walk, passes := retraced(t, w, rules, whatif.Answer{Group: first.Data[0].ID, Answer: "accept"}, whatif.Answer{Group: first.Data[1].ID, Answer: "accept"})
+	if passes != 2 || len(walk.Drafts()) != 1 || got.Answers[1].Stopped != nil || got.Totals.Groups != 0 {
+		t.Errorf("%d passes, %d drafts, %+v", passes, len(walk.Drafts()), got.Answers)
+	}
+}

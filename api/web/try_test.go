@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/actpass/sidecar/api"
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
 	"github.com/actpass/sidecar/mapping"
@@ -78,6 +79,17 @@ func TestPoliciesPage(t *testing.T) {
 	for _, hash := range []string{"sha256:before", rules.Policy.Hash(), rules.Policy.Hash()} {
 		if err := r.gate.Note(context.Background(), evidence.KindConfig, "configuration reloaded", map[string]string{"policy_hash": hash, "mapping_hash": rules.Mapping.Hash()}); err != nil {
 			t.Fatal(err)
+		}
+	}
+	// The newest first: the two that name what is loaded, and one before them.
+	notes, err := api.NewClient("http://api.invalid", human, &http.Client{Transport: inProcess{r.api, "127.0.0.1:1"}}).Events(context.Background(), api.EventQuery{Kind: evidence.KindConfig})
+	if err != nil || len(notes.Data) != 3 {
+		t.Fatalf("%v %d", err, len(notes.Data))
+	}
+	for i, shown := range []bool{false, true, false} {
+		e, err := decode(notes.Data[i])
+		if err != nil || strings.Contains(b.get("/ui/policies").body, "/ui/events/"+e.ID) != shown {
+			t.Errorf("%v: the page names note %d: %v", err, i, !shown)
 		}
 	}
 	r.ask(agent, refund(100))

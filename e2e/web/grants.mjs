@@ -32,6 +32,20 @@ export async function grants({ visit, find, look, screens, BASE, ADMIN, APPROVER
     await look(one, 'grant_new')
     await one.context().close()
   }
+  // What somebody has opened stays open while the page keeps itself up to date.
+  const live = await visit(ADMIN, {})
+  await live.goto(BASE + '/ui/approvals')
+  await live.waitForResponse((r) => r.request().headers()['actpass-fragment'] === '1') // the first, on connecting
+  await live.click('#grants summary')
+  const fresh = live.waitForResponse((r) => r.request().headers()['actpass-fragment'] === '1')
+  const ask = { tool: 'stripe.refund.create', resource: 'stripe:charge:ch_3', args: { amount: 9100, currency: 'usd', metadata: { note: 'x' } }, agent_id: 'support_agent', intent: 'execute' }
+  const answer = await fetch(BASE + '/api/v1/actions/preflight', { method: 'POST', headers: { Authorization: 'Bearer ' + ADMIN, 'Content-Type': 'application/json' }, body: JSON.stringify(ask) })
+  if (answer.status !== 200) find('a call within the grant does not go: ' + await answer.text())
+  await fresh
+  await live.waitForFunction(() => /1 of 3 used/.test(document.querySelector('#grants').textContent)).catch(() => find('the use is not shown'))
+  if (!await live.locator('#grants details').evaluate((d) => d.open)) find('a refresh closes what was opened')
+  await live.context().close()
+
   await page.click('#grants summary')
   await page.fill('.grant [name=reason]', 'over')
   await page.click('text=Revoke it')

@@ -42,7 +42,7 @@ const screens = [[1440, 'light'], [1440, 'dark'], [390, 'light'], [390, 'dark']]
 
 for (const screen of screens) {
   const page = await visit(ADMIN, screen)
-  for (const [path, row] of [['overview'], ['policies'], ['keys'], ['events'], ['events?kind=action', true], ['approvals'], ['approvals', true], ['review?last=24h'], ['readiness?mode=strict'], ['modes/new?mode=strict&tool=stripe.*']]) {
+  for (const [path, row] of [['overview'], ['policies'], ['keys'], ['events'], ['events?kind=action', true], ['approvals'], ['approvals', true], ['review?last=24h'], ['review?tool=nothing'], ['approvals?grants=all'], ['readiness?mode=strict'], ['modes/new?mode=strict&tool=stripe.*']]) {
     await page.goto(BASE + '/ui/' + path)
     if (row) await Promise.all([page.waitForURL('**/ui/' + path.replace(/\?.*/, '') + '/*'), page.click('a.row')])
     await look(page, path + (row ? '_one' : ''))

@@ -19,8 +19,11 @@ function exchange(fresh) {
     if (!next || region.innerHTML === next.innerHTML) continue
     // A reason that somebody is writing stays, unless there is nothing left to decide.
     if (edited(region) && next.querySelector('form')) continue
+    // What somebody has opened stays open.
+    const open = [...region.querySelectorAll('details[id]')].map((d) => [d.id, d.open])
     const focus = region.contains(document.activeElement) ? document.activeElement.id : ''
     region.replaceChildren(...document.importNode(next, true).childNodes)
+    for (const [id, was] of open) document.getElementById(id)?.toggleAttribute('open', was)
     if (focus) document.getElementById(focus)?.focus({ preventScroll: true })
   }
   document.title = fresh.title
