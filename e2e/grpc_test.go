@@ -81,7 +81,8 @@ func TestGRPCClient(t *testing.T) {
 	write("upstream-ca.pem", ca)
 	write("pay.pb", set)
 	write("mapping.yaml", []byte("rules:\n  - { match: { host: "+host+", path: /pay.Refunds/Create }, tool: pay.refund, args: grpc, require: [{ name: amount, type: integer }] }\n"))
-	write("policy.yaml", []byte("policies:\n  - name: pay\n    version: 1\n    tools: [pay.*]\n    rules:\n      - { name: small, when: args.amount <= 5000 && args.currency == \"usd\", decision: allow, reason_code: pay.small }\n"))
+	write("policy.yaml", []byte("policies:\n  - name: pay\n    version: 1\n    tools: [pay.*]\n    rules:\n      - { name: small, when: args.amount <= 5000 && args.currency == \"usd\", decision: allow, reason_code: pay.small }\n"+
+		"      - { name: medium, when: args.amount <= 50000, decision: require_approval, reason_code: pay.medium }\n"))
 	write("config.yaml", []byte(`mode: enforce
 identity: { tenant_id: acme, agent_id: support_agent }
 listen: { proxy: 127.0.0.1:0, reverse: 127.0.0.1:0, api: 127.0.0.1:0 }
@@ -93,6 +94,8 @@ upstream:
   connect_to: [{ host: `+host+`, port: 443, address: "`+ln.Addr().String()+`" }]
 `))
 	sc.config = filepath.Join(sc.dir, "config.yaml")
+	sc.http = &http.Client{Timeout: patience}
+	sc.admin = sc.key("--name", "admin", "--role", "admin")
 	sc.run()
 	t.Cleanup(sc.stop)
 
@@ -135,6 +138,27 @@ upstream:
 	if len(arrived) != 0 {
 		t.Errorf("%d more calls arrived", len(arrived))
 	}
+	// One that a human approves while it waits is sent once, and its retry, with less
+	// time left, is told the same.
+	sent := make(chan error, 1)
+	go func() {
+		got, err := call(20_000)
+		if err == nil && got != 20_000 {
+			err = fmt.Errorf("answered with %d", got)
+		}
+		sent <- err
+	}()
+	sc.approve(sc.pending())
+	if err := <-sent; err != nil {
+		t.Errorf("approved: %v", err)
+	}
+	if got, err := call(20_000); err != nil || got != 20_000 {
+		t.Errorf("approved, again: %d, %v", got, err)
+	}
+	if len(arrived) != 1 {
+		t.Fatalf("%d approved calls arrived", len(arrived))
+	}
+	<-arrived
 	// explain reads the same message by the same descriptor.
 	in := dynamicpb.NewMessage(refund)
 	in.Set(refund.Fields().ByName("amount"), protoreflect.ValueOfInt64(500_000))

@@ -304,7 +304,7 @@ func (g *Gate) intend(c *call, approval string) {
 
 func (g *Gate) handOut(c *call, recorded bool) *Permit {
 	g.decided(&c.event.Decision)
-	c.out.Counted = c.claimed != "" || c.reservation != ""
+	c.out.Counted = c.claimed != "" || c.reservation != "" || c.out.Once
 	p := &Permit{
 		gate: g, out: c.out, decision: c.event.Decision, started: c.started, tenant: c.Identity.TenantID,
 		recorded: recorded, reservation: c.reservation, passport: c.claimed, approval: c.approval, grant: c.grant,

@@ -26,6 +26,10 @@ func TestWhatIsCounted(t *testing.T) {
 	if f = newLimited(t, hardDay); !counted(f, f.refund("100")) {
 		t.Error("a call with a share of a limit is not counted")
 	}
+	f = newGate(t, "enforce", nil)
+	if p := f.approved(t); !p.Outbound().Counted {
+		t.Error("a call that was approved while it waited is not counted")
+	}
 }
 
 const freeRefunds = `policies:

@@ -88,11 +88,11 @@ type Outbound struct {
 	Body  []byte
 	Whole bool
 	Read  bool // the body was read at all
-	// Once: the call must not be sent a second time by anyone below, not even on a
-	// connection that turned out to be dead (it was approved by a human).
+	// Once: a human approved the call. It is counted, gets a connection of its own,
+	// and is not given up when the agent goes away: what became of it is worth knowing.
 	Once bool
-	// Counted: the call stands on something that is used up by sending it, such as a
-	// passport or a share of a limit. Once any of it was written it must not be
+	// Counted: the call stands on something that is used up by sending it, such as an
+	// approval, a passport or a share of a limit. Once any of it was written it must not be
 	// written again, though its method be safe or the upstream say that it did
 	// nothing: one use is one send.
 	Counted bool
@@ -145,6 +145,8 @@ type Answer struct {
 	Status int
 	Header map[string][]string
 	Body   []byte
+	// Trailer is what follows the body, of gRPC alone.
+	Trailer map[string][]string
 }
 
 // Outcome is what the door reports when a permitted call is over.

@@ -74,7 +74,7 @@ func TestGrantLetsItsShapeGo(t *testing.T) {
 	}
 	d := p.Decision()
 	if d.Decision != "require_approval" || d.Enforcement != "none" || d.ReasonCode != "refund.medium_needs_approval" || d.ApprovalRequestID != "" || len(d.Explain.NextSteps) != 0 ||
-		!strings.Contains(d.Explain.Summary, g.ID) || !p.Outbound().Once {
+		!strings.Contains(d.Explain.Summary, g.ID) || !p.Outbound().Once || !p.Outbound().Counted {
 		t.Errorf("%+v", d)
 	}
 	if d.Would["strict"] != "block" {

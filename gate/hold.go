@@ -392,7 +392,7 @@ func (g *Gate) useApproval(ctx context.Context, c *call, a Approval) (*Permit, *
 	g.flying.start(a.ID)
 	g.recordTransitions(ctx)
 	g.waits.wake(a.ID)
-	c.out.Once = true
+	c.out.Once, c.out.Counted = true, true
 	if err := g.claim(ctx, c); err != nil {
 		var e *passport.Error
 		if errors.As(err, &e) {

@@ -323,7 +323,7 @@ func TestRetryAfterTheOneSendGetsItsAnswer(t *testing.T) {
 	f := newGate(t, "enforce", nil)
 	permit := f.approved(t)
 	header := map[string][]string{"Content-Type": {"application/json"}, "Set-Cookie": {"s=1"}, "Request-Id": {"req_1"}}
-	permit.Answered(200, header, []byte(`{"id":"re_1"}`), true)
+	permit.Answered(gate.Answer{Status: 200, Header: header, Body: []byte(`{"id":"re_1"}`)}, true)
 	permit.Done(gate.Outcome{State: evidence.StateForwarded, Status: 200, Bytes: 13})
 	_, again := f.Check(t.Context(), f.refund("25000"))
 	if again == nil || again.Replay == nil || again.Replay.Status != 200 || string(again.Replay.Body) != `{"id":"re_1"}` {
@@ -346,7 +346,7 @@ func TestRetryAfterTheOneSendGetsItsAnswer(t *testing.T) {
 func TestAnswerTooLargeToKeep(t *testing.T) {
 	f := newGate(t, "enforce", nil)
 	permit := f.approved(t)
-	permit.Answered(201, nil, make([]byte, gate.MaxKept), false)
+	permit.Answered(gate.Answer{Status: 201, Body: make([]byte, gate.MaxKept)}, false)
 	permit.Done(gate.Outcome{State: evidence.StateForwarded, Status: 201})
 	if _, again := f.Check(t.Context(), f.refund("25000")); again == nil || again.Status != 409 || again.Replay != nil || !strings.Contains(again.Sentence, "status 201") {
 		t.Errorf("%+v", again)
@@ -367,7 +367,7 @@ func TestRetryWaitsForTheOneSend(t *testing.T) {
 		t.Fatalf("answered while the call is under way: %+v", got.refusal)
 	case <-time.After(50 * time.Millisecond):
 	}
-	first.permit.Answered(200, nil, []byte("done"), true)
+	first.permit.Answered(gate.Answer{Status: 200, Body: []byte("done")}, true)
 	first.permit.Done(gate.Outcome{State: evidence.StateForwarded, Status: 200})
 	if got := <-second; got.refusal == nil || got.refusal.Replay == nil || string(got.refusal.Replay.Body) != "done" {
 		t.Errorf("%+v", got.refusal)

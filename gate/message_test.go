@@ -77,7 +77,7 @@ func TestMessageThatAsksAgainAttaches(t *testing.T) {
 	if sent := string(permit.Outbound().Body); sent != order(3, "3", 5) {
 		t.Errorf("what is sent is not what came: %s", sent)
 	}
-	permit.Answered(200, map[string][]string{"Content-Type": {"application/json"}}, []byte(`{"id":3}`), true)
+	permit.Answered(gate.Answer{Status: 200, Header: map[string][]string{"Content-Type": {"application/json"}}, Body: []byte(`{"id":3}`)}, true)
 	permit.Done(gate.Outcome{State: evidence.StateForwarded, Status: 200})
 	if _, retry := f.Check(t.Context(), f.message(order(3, "3", 5))); retry == nil || retry.Replay == nil {
 		t.Errorf("the same message once more gets its answer: %+v", retry)
@@ -121,7 +121,7 @@ func TestOneApprovalForTwoMessages(t *testing.T) {
 	if sent.permit == nil {
 		t.Fatalf("%+v", sent.refusal)
 	}
-	sent.permit.Answered(200, nil, []byte(`{"id":1}`), true)
+	sent.permit.Answered(gate.Answer{Status: 200, Body: []byte(`{"id":1}`)}, true)
 	sent.permit.Done(gate.Outcome{State: evidence.StateForwarded, Status: 200})
 	got := <-other
 	if got.refusal == nil || got.refusal.Replay != nil || got.refusal.Status != 409 || !strings.Contains(got.refusal.Sentence, "a message with another id") {

@@ -181,7 +181,7 @@ func TestApprovalMintsAPassport(t *testing.T) {
 	if permit == nil {
 		t.Fatalf("%+v", ref)
 	}
-	if !permit.Outbound().Once {
+	if !permit.Outbound().Once || !permit.Outbound().Counted {
 		t.Error("an approved call may be sent twice by what is below")
 	}
 	permit.Done(gate.Outcome{State: evidence.StateForwarded, Status: 200})

@@ -41,7 +41,7 @@ func TestPruneKeepsWhatIsPromised(t *testing.T) {
 	if permit == nil {
 		t.Fatalf("%+v", ref)
 	}
-	permit.Answered(200, nil, []byte("done"), true)
+	permit.Answered(gate.Answer{Status: 200, Body: []byte("done")}, true)
 	permit.Done(gate.Outcome{State: evidence.StateForwarded, Status: 200})
 	// Another, denied: it answers for a quarter of an hour.
 	_, other := f.Check(t.Context(), f.refund("26000"))

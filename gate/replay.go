@@ -40,16 +40,32 @@ const (
 var essential = []string{
 	"Content-Type", "Content-Encoding", "Content-Language", "Etag", "Last-Modified", "Location", "Retry-After",
 	"Request-Id", "X-Request-Id", "Idempotency-Key", "Original-Request", "Stripe-Version", "X-Github-Request-Id",
-	"Openai-Version", "X-Amzn-Requestid",
+	"Openai-Version", "X-Amzn-Requestid", "Grpc-Encoding", "Grpc-Status", "Grpc-Message", "Grpc-Status-Details-Bin",
+}
+
+// essentialTrailers are what a gRPC answer comes to.
+var essentialTrailers = []string{"Grpc-Status", "Grpc-Message", "Grpc-Status-Details-Bin"}
+
+// only gives the named ones of h, whose names are canonical.
+func only(h map[string][]string, names []string) map[string][]string {
+	some := make(map[string][]string)
+	for _, name := range names {
+		name = textproto.CanonicalMIMEHeaderKey(name)
+		if v := h[name]; len(v) > 0 {
+			some[name] = v
+		}
+	}
+	return some
 }
 
 // kept is what is sealed. Whole is false where only the status could be kept.
 type kept struct {
-	Status int                 `json:"status"`
-	Whole  bool                `json:"whole"`
-	Header map[string][]string `json:"header,omitempty"`
-	Body   []byte              `json:"body,omitempty"`
-	RPCID  []byte              `json:"rpc_id,omitempty"` // of the message that it answers
+	Status  int                 `json:"status"`
+	Whole   bool                `json:"whole"`
+	Header  map[string][]string `json:"header,omitempty"`
+	Body    []byte              `json:"body,omitempty"`
+	Trailer map[string][]string `json:"trailer,omitempty"`
+	RPCID   []byte              `json:"rpc_id,omitempty"` // of the message that it answers
 	// Outcome is kept under an id of its own, of a call that got no answer, or that
 	// the agent ran itself; then ByAgent.
 	Outcome *evidence.Outcome `json:"outcome,omitempty"`
@@ -60,24 +76,18 @@ type kept struct {
 // was approved by a human, and its retries get what it got.
 func (p *Permit) Keeps() bool { return p.gate != nil && p.approval != "" }
 
-// Answered keeps the upstream's answer for retries, sealed. whole says that
-// body is all of it; a body of more than MaxKept is kept as its status only.
-// Call it before Done. header is by canonical MIME name.
-func (p *Permit) Answered(status int, header map[string][]string, body []byte, whole bool) {
+// Answered keeps the upstream's answer for retries, sealed. whole says that a is all
+// of it; one with a body of more than MaxKept is kept as its status only. Call it
+// before Done. Headers and trailers are by canonical MIME name.
+func (p *Permit) Answered(a Answer, whole bool) {
 	if !p.Keeps() {
 		return
 	}
-	k := kept{Status: status, Whole: whole && len(body) <= MaxKept, RPCID: p.rpcID}
+	k := kept{Status: a.Status, Whole: whole && len(a.Body) <= MaxKept, RPCID: p.rpcID}
 	if k.Whole {
-		k.Body, k.Header = body, make(map[string][]string)
-		for _, name := range essential {
-			name = textproto.CanonicalMIMEHeaderKey(name)
-			if v := header[name]; len(v) > 0 {
-				k.Header[name] = v
-			}
-		}
+		k.Body, k.Header, k.Trailer = a.Body, only(a.Header, essential), only(a.Trailer, essentialTrailers)
 	}
-	err := p.gate.keep(p.tenant, p.approval+statusOnly, kept{Status: status, RPCID: p.rpcID}, keepStatusFor)
+	err := p.gate.keep(p.tenant, p.approval+statusOnly, kept{Status: a.Status, RPCID: p.rpcID}, keepStatusFor)
 	if err = errors.Join(err, p.gate.keep(p.tenant, p.approval, k, keepFor)); err != nil {
 		p.gate.Fault("store", fmt.Errorf("keep the answer of approval %s: %w", p.approval, err))
 	}
@@ -259,7 +269,7 @@ func (g *Gate) replay(ctx context.Context, c *call, a Approval, held bool) *Refu
 	r := g.refuseApproval(ctx, c, a, 409, ReasonConsumed, what, held)
 	if err == nil && k.Whole && r.Decision.ReasonCode == ReasonConsumed {
 		r.Status = k.Status
-		r.Replay = &Answer{Status: k.Status, Header: k.Header, Body: k.Body}
+		r.Replay = &Answer{Status: k.Status, Header: k.Header, Body: k.Body, Trailer: k.Trailer}
 	}
 	return r
 }

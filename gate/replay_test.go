@@ -16,7 +16,7 @@ func TestCameOf(t *testing.T) {
 		want evidence.Outcome
 	}{
 		"answered": {func(p *gate.Permit) {
-			p.Answered(201, nil, []byte("x"), true)
+			p.Answered(gate.Answer{Status: 201, Body: []byte("x")}, true)
 			p.Done(gate.Outcome{State: evidence.StateForwarded, Status: 201})
 		}, evidence.Outcome{State: evidence.StateForwarded, Status: 201}},
 		"ambiguous": {func(p *gate.Permit) {

@@ -31,6 +31,7 @@ type fickle struct {
 	good  int64 // how many are answered
 	deaf  bool  // it listens no more once it misbehaves
 	worst func(*fickleConn)
+	room  []http2.Setting // HTTP/2: what it leaves to clients
 
 	mu    sync.Mutex
 	conns []net.Conn
@@ -112,7 +113,7 @@ func (f *fickle) http2(c net.Conn) {
 		return
 	}
 	framer := http2.NewFramer(c, c)
-	_ = framer.WriteSettings()
+	_ = framer.WriteSettings(f.room...)
 	for {
 		frame, err := framer.ReadFrame()
 		if err != nil {
@@ -247,7 +248,7 @@ func TestAPassportIsOneSend(t *testing.T) {
 }
 
 // to sends calls to an upstream of the test.
-func (w *world) to(h2 bool, method, token string, body io.Reader) (reply, error) {
+func (w *world) to(h2 bool, method, token string, body io.Reader, headers ...string) (reply, error) {
 	target := "http://fickle.test/x"
 	if h2 {
 		target = "https://fickle.test/x"
@@ -255,6 +256,11 @@ func (w *world) to(h2 bool, method, token string, body io.Reader) (reply, error)
 	req, _ := http.NewRequest(method, target, body)
 	if token != "" {
 		req.Header.Set("ActPass-Passport", token)
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		if headers[i+1] != "" {
+			req.Header.Set(headers[i], headers[i+1])
+		}
 	}
 	resp, err := w.client().Do(req)
 	if err != nil {

@@ -3,7 +3,6 @@ package proxy
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -14,62 +13,10 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
 )
-
-// upstreams are the transports to the providers. All dial through one dialer
-// and follow no proxy, redirect or cookie of their own.
-type upstreams struct {
-	pooled *http.Transport // HTTP/2 or HTTP/1.1, connections kept
-	once   *http.Transport // HTTP/1.1, a connection for each call
-	kept   *upConns        // HTTP/1.1, connections kept, for bodies that were read whole
-}
-
-func newUpstreams(d *dialer, answerTimeout time.Duration) *upstreams {
-	w := newUpConns(d, answerTimeout)
-	make := func(protos ...string) *http.Transport {
-		t := &http.Transport{
-			Proxy:       nil, // the environment's proxy is most likely this sidecar
-			DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return d.dial(ctx, addr) },
-			DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-				conn, err := d.dialTLS(ctx, addr, protos)
-				if c, ok := conn.(*tls.Conn); ok && err == nil && len(protos) > 1 {
-					w.learn(addr, c.ConnectionState().NegotiatedProtocol)
-				}
-				return conn, err
-			},
-			DisableCompression:    true,
-			MaxIdleConns:          2048,
-			MaxIdleConnsPerHost:   512,
-			IdleConnTimeout:       90 * time.Second,
-			ResponseHeaderTimeout: answerTimeout,
-			ExpectContinueTimeout: 2 * time.Second,
-			// Answers are bounded as requests are, if more generously.
-			MaxResponseHeaderBytes: 1 << 20,
-			WriteBufferSize:        8 << 10,
-			ReadBufferSize:         8 << 10,
-		}
-		return t
-	}
-	u := &upstreams{pooled: make("h2", "http/1.1"), once: make("http/1.1"), kept: w}
-	u.pooled.ForceAttemptHTTP2 = true
-	u.pooled.HTTP2 = &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}
-	// A call that a human approved is sent at most once: net/http resends on a
-	// kept connection that turned out dead, so there is none to keep. Upgrades
-	// take this one too, because they need HTTP/1.1 and the connection is theirs.
-	u.once.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
-	u.once.MaxIdleConnsPerHost = -1
-	return u
-}
-
-func (u *upstreams) closeIdle() {
-	u.pooled.CloseIdleConnections()
-	u.once.CloseIdleConnections()
-	u.kept.closeIdle()
-}
 
 // forward sends what the permit holds, and nothing else, and relays the answer.
 func (x *exchange) forward() {
@@ -91,9 +38,9 @@ func (x *exchange) forward() {
 		x.answered(resp, &out)
 		return
 	}
-	once := &sending{counted: out.Counted}
-	defer once.end()
-	x.sending = once
+	watch := &sending{counted: out.Counted}
+	defer watch.end()
+	x.sending = watch
 	req, err := x.outgoing(&out)
 	if err != nil {
 		x.permit.Done(gate.Outcome{State: evidence.StateRefused, Status: http.StatusBadRequest, Error: err.Error()})
@@ -101,10 +48,18 @@ func (x *exchange) forward() {
 		return
 	}
 	transport := x.live.upstream.pooled
-	if out.Once || out.Head.Upgrade != "" {
-		transport = x.live.upstream.once
+	if out.Head.Upgrade != "" {
+		transport = x.live.upstream.upgrade
 	}
-	if resp, err = transport.RoundTrip(req); err != nil {
+	if out.Once {
+		var release func()
+		if resp, release, err = alone(transport, req); err == nil {
+			defer release()
+		}
+	} else {
+		resp, err = transport.RoundTrip(req)
+	}
+	if err != nil {
 		x.unanswered(err)
 		return
 	}
@@ -294,6 +249,9 @@ func (x *exchange) relay(resp *http.Response) {
 		h["Trailer"] = []string{strings.Join(names, ", ")}
 	}
 	length := resp.ContentLength
+	if isGRPC(resp.Header) && resp.Header["Grpc-Status"] == nil {
+		length = -1 // it ends with trailers, and what they say is the answer
+	}
 	if x.r.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
 		length = 0
 	}
@@ -312,6 +270,9 @@ func (x *exchange) relay(resp *http.Response) {
 		_ = control.Flush()
 	}
 	sent, err := x.copyBody(control, resp.Body, length)
+	if x.keep != nil && isGRPC(resp.Header) {
+		x.keep.trailer = resp.Trailer
+	}
 	if err != nil {
 		x.done(sent, err)
 		panic(http.ErrAbortHandler) // the agent must not take a part for the whole
@@ -376,7 +337,7 @@ func (x *exchange) copyBody(control *http.ResponseController, src io.Reader, len
 func (x *exchange) done(sent int64, err error) {
 	if k := x.keep; k != nil {
 		x.keep = nil // done may be called again
-		x.permit.Answered(x.status, k.header, k.body, !k.over && (err == nil || k.ended))
+		x.permit.Answered(gate.Answer{Status: x.status, Header: k.header, Body: k.body, Trailer: k.trailer}, !k.over && (err == nil || k.ended))
 	}
 	o := gate.Outcome{State: evidence.StateForwarded, Status: x.status, Bytes: sent}
 	if err != nil {
@@ -389,10 +350,11 @@ func (x *exchange) done(sent int64, err error) {
 // keeping collects the answer to a call that a human approved, for retries of
 // it. A nil one collects nothing.
 type keeping struct {
-	header http.Header
-	body   []byte
-	over   bool // larger than is kept
-	ended  bool // it is all there, whether or not the client took it
+	header  http.Header
+	body    []byte
+	trailer http.Header // of gRPC
+	over    bool        // larger than is kept
+	ended   bool        // it is all there, whether or not the client took it
 }
 
 func (k *keeping) add(b []byte) {

@@ -116,9 +116,10 @@ var grpcCodes = map[int]int{
 
 // answer is a response that is ours.
 type answer struct {
-	status int
-	header http.Header
-	body   []byte
+	status  int
+	header  http.Header
+	body    []byte
+	trailer http.Header
 }
 
 // render gives a refusal its shape.
@@ -196,7 +197,7 @@ func render(r *gate.Refusal) answer {
 
 // replay gives a recorded answer again.
 func replay(r *gate.Refusal) answer {
-	a := answer{status: r.Replay.Status, header: make(http.Header, len(r.Replay.Header)+4), body: r.Replay.Body}
+	a := answer{status: r.Replay.Status, header: make(http.Header, len(r.Replay.Header)+4), body: r.Replay.Body, trailer: r.Replay.Trailer}
 	copyAnswer(a.header, r.Replay.Header)
 	a.decision(r.Decision)
 	a.header["ActPass-Replayed"] = []string{"true"}
@@ -316,6 +317,9 @@ func (a *answer) write(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(a.status)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(a.body)
+	}
+	for name, values := range a.trailer {
+		h[http.TrailerPrefix+name] = values
 	}
 }
 

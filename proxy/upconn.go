@@ -20,7 +20,7 @@ import (
 // the goroutine that serves them. net/http's Transport has two goroutines for each
 // connection and hands every call to them and back, because a body may stream and
 // an answer may come before its end; neither is so here. Everything else (HTTP/2,
-// streaming bodies, upgrades, calls that a human approved) goes by the Transport.
+// streaming bodies, upgrades, calls that a human approved) goes by net/http.
 
 const (
 	upIdleTimeout = 90 * time.Second
