@@ -96,7 +96,7 @@ func TestManyHolds(t *testing.T) {
 	opened := time.Since(began)
 	held, stacked := memory()
 	t.Logf("%d holds opened in %s, %d bytes of heap and %d of stack each", n, opened, (held-idle)/int64(n), (stacked-stacks)/int64(n))
-	if each := (stacked - stacks) / int64(n); each > 12<<10 {
+	if each := (stacked - stacks) / int64(n); each > heldStack {
 		t.Errorf("a held call keeps a stack of %d bytes", each)
 	}
 
