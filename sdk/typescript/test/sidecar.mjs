@@ -24,7 +24,7 @@ export async function start(more = '', files = {}) {
     const lines = createInterface({ input: sidecar.stderr }).on('line', (l) => { if (l.includes('"msg":"ready"')) { lines.close(); done(JSON.parse(l)) } })
   })
   const log = []
-  sidecar.stderr.on('data', (b) => log.push(b)) // a pipe that nobody reads fills
+  sidecar.stderr.on('data', (b) => log.push(b)).resume() // closing lines paused it, and a pipe that nobody reads fills
   return {
     log: () => Buffer.concat(log).toString(),
     dir, bin, config, addresses, baseUrl: 'http://' + addresses.api,
