@@ -91,6 +91,19 @@ func (u *upstream) quiet(t testing.TB, what string, f func()) {
 	}
 }
 
+// settle waits until what earlier calls leave behind has come: a connection's
+// close_notify, an HTTP/2 acknowledgement of SETTINGS. It is nothing of the next call.
+func (u *upstream) settle() {
+	for n := u.bytes.Load(); ; {
+		time.Sleep(60 * time.Millisecond)
+		m := u.bytes.Load()
+		if m == n {
+			return
+		}
+		n = m
+	}
+}
+
 func (u *upstream) handle(h http.HandlerFunc) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
