@@ -138,7 +138,8 @@ upstream:
 	if len(arrived) != 0 {
 		t.Errorf("%d more calls arrived", len(arrived))
 	}
-	// One that a human approves while it waits is sent once.
+	// One that a human approves while it waits is sent once, and its retry, with less
+	// time left, is told the same.
 	sent := make(chan error, 1)
 	go func() {
 		got, err := call(20_000)
@@ -150,6 +151,9 @@ upstream:
 	sc.approve(sc.pending())
 	if err := <-sent; err != nil {
 		t.Errorf("approved: %v", err)
+	}
+	if got, err := call(20_000); err != nil || got != 20_000 {
+		t.Errorf("approved, again: %d, %v", got, err)
 	}
 	if len(arrived) != 1 {
 		t.Fatalf("%d approved calls arrived", len(arrived))
