@@ -52,17 +52,23 @@ func compileAll(sources []policy.Source) (*policy.Set, error) {
 	return policy.Compile(sources, policy.Options{})
 }
 
-// TestWalk: a group that two policies stop goes after two accepts, of the right
-// calls only; a limit is none that a rule lifts.
-func TestWalk(t *testing.T) {
-	rules := rulesFor(t, twoPolicies, "monitor")
-	w := newWorld(t, rules)
+// sixRefunds are five in euros, of two agents, and a large one in dollars.
+func (w *world) sixRefunds(t *testing.T) {
+	t.Helper()
 	at := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
 	for i, amount := range []string{"100", "200", "150", "100"} {
 		w.take(t, step{at: at.Add(time.Duration(i) * time.Minute), n: i, agent: "a", amount: amount, currency: "eur", status: 200})
 	}
 	w.take(t, step{at: at.Add(time.Hour), n: 7, agent: "b", amount: "100", currency: "eur", status: 200})
 	w.take(t, step{at: at.Add(2 * time.Hour), n: 8, agent: "b", amount: "30000", currency: "usd", status: 200})
+}
+
+// TestWalk: a group that two policies stop goes after two accepts, of the right
+// calls only; a limit is none that a rule lifts.
+func TestWalk(t *testing.T) {
+	rules := rulesFor(t, twoPolicies, "monitor")
+	w := newWorld(t, rules)
+	w.sixRefunds(t)
 	walk, err := whatif.NewWalk(rules, compileAll, nil)
 	if err != nil {
 		t.Fatal(err)

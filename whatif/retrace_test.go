@@ -44,12 +44,7 @@ func retraced(t *testing.T, w *world, rules *gate.Rules, answers ...whatif.Answe
 func TestRetrace(t *testing.T) {
 	rules := rulesFor(t, twoPolicies, "monitor")
 	w := newWorld(t, rules)
-	at := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
-	for i, amount := range []string{"100", "200", "150", "100"} {
-		w.take(t, step{at: at.Add(time.Duration(i) * time.Minute), n: i, agent: "a", amount: amount, currency: "eur", status: 200})
-	}
-	w.take(t, step{at: at.Add(time.Hour), n: 7, agent: "b", amount: "100", currency: "eur", status: 200})
-	w.take(t, step{at: at.Add(2 * time.Hour), n: 8, agent: "b", amount: "30000", currency: "usd", status: 200})
+	w.sixRefunds(t)
 
 	first, _, passes := retraced(t, w, rules)
 	if passes != 1 || first.Totals.Events != 6 || first.Totals.Groups != 3 || first.Totals.Blocked != 6 || first.Patch != "" {

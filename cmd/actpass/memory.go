@@ -24,7 +24,8 @@ const (
 )
 
 // tuneMemory sets the pace of garbage collection, save where GOGC or GOMEMLIMIT
-// say otherwise.
+// say otherwise. It comes before the catalogue is read, which Go's own pace would
+// collect seven times.
 func tuneMemory() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(growth)

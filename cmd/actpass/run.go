@@ -42,6 +42,7 @@ what it did is printed on standard error, and its exit code is passed on.`,
   actpass run -- curl https://api.stripe.com/v1/refunds -u sk_test_...: -d charge=ch_123 -d amount=4900`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			tuneMemory()
 			cfg, compiled, err := loadAll(cmd)
 			if err != nil {
 				return configError(err)

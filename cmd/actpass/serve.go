@@ -43,7 +43,7 @@ at each of them.`,
 			if as == control && trust != "" {
 				return usage("--trust-dir is of no use with --role control: no call goes through it")
 			}
-			tuneMemory() // reading the catalogue would be collected seven times otherwise
+			tuneMemory()
 			cfg, compiled, err := as.load(cmd)
 			if err != nil {
 				return configError(err)

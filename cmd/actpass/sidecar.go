@@ -367,7 +367,7 @@ func (p *program) background(ctx context.Context, compiled *config.Compiled) {
 	p.wg.Go(func() { p.gate.Tend(ctx, every) })
 	p.wg.Go(func() { p.notifier.Run(ctx) })
 	p.wg.Go(func() { p.prune(ctx) })
-	p.wg.Go(func() { releaseMemory(); tuneMemory() }) // not before the doors are open: a start must be quick
+	p.wg.Go(releaseMemory) // not before the doors are open: a start must be quick
 	p.wg.Go(func() { p.watchFiles(ctx) })
 	if p.load != nil && p.cfg.File != "" {
 		p.wg.Go(func() {

@@ -13,9 +13,9 @@
 // later. Where the kernel or a sandbox has no such call, nothing changes.
 package timerslack
 
-// Serves says whether the arguments, without the program's name, start a
+// serves says whether the arguments, without the program's name, start a
 // sidecar: the other commands end too soon to gain.
-func Serves(args []string) bool {
+func serves(args []string) bool {
 	for _, a := range args {
 		switch a {
 		case "--":

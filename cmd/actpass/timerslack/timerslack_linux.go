@@ -23,7 +23,7 @@ func init() {
 		_ = set(usual)
 		return
 	}
-	if !Serves(os.Args[min(1, len(os.Args)):]) || get() != usual || set(wide) != nil {
+	if !serves(os.Args[min(1, len(os.Args)):]) || get() != usual || set(wide) != nil {
 		return
 	}
 	// By its path, which is the name that ps(1) shows. The marker, because a sandbox

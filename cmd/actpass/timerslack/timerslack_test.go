@@ -17,7 +17,7 @@ func TestServes(t *testing.T) {
 		"run -- actpass serve":    false,
 		"--config serve.yaml run": false,
 	} {
-		if got := Serves(strings.Fields(args)); got != want {
+		if got := serves(strings.Fields(args)); got != want {
 			t.Errorf("%q: %v", args, got)
 		}
 	}
