@@ -73,7 +73,7 @@ func (s *server) preflight(w http.ResponseWriter, r *http.Request, id gate.Ident
 		status = http.StatusForbidden
 	}
 	if b.Intent == gate.IntentExecute && !refused && (d.Enforcement == enforcementNone || d.Enforcement == enforcementWarn) {
-		s.words.await(d.EvidenceEventID, awaited{tenant: id.TenantID, agent: b.AgentID, key: id.KeyID, approval: d.ApprovalRequestID})
+		s.reports.await(d.EvidenceEventID, awaited{tenant: id.TenantID, agent: b.AgentID, key: id.KeyID, approval: d.ApprovalRequestID})
 	}
 	return writeJSON(w, status, complete(d))
 }
@@ -138,7 +138,7 @@ func (s *server) outcome(w http.ResponseWriter, r *http.Request, id gate.Identit
 		return err
 	}
 	if known == "" {
-		known, err = s.words.report(event, b.State, func() error {
+		known, err = s.reports.report(event, b.State, func() error {
 			return s.Gate.ReportOutcome(r.Context(), id, event, approval, b.State, b.Status, b.Error)
 		})
 		if err != nil {
@@ -155,7 +155,7 @@ func (s *server) outcome(w http.ResponseWriter, r *http.Request, id gate.Identit
 // awaited finds the action and says what was reported about it, "" while its
 // outcome is awaited, and which approval let it go, "" for none. An action of somebody else does not exist for the caller.
 func (s *server) awaited(r *http.Request, id gate.Identity, event string) (said, approval string, err error) {
-	if a, ok := s.words.awaited(event); ok && a.tenant == id.TenantID {
+	if a, ok := s.reports.awaited(event); ok && a.tenant == id.TenantID {
 		// Let go here a moment ago, as nearly all are: the index need not know it yet,
 		// and waiting for it is what took the longest.
 		if !owns(id, a.agent, a.key) {

@@ -276,13 +276,13 @@ func TestAnOutcomeDoesNotWaitForTheIndex(t *testing.T) {
 }
 
 func TestRememberedOutcomesAreBounded(t *testing.T) {
-	var l words
-	for i := range maxWords + 10 {
+	var l reports
+	for i := range maxReports + 10 {
 		if known, err := l.report(fmt.Sprint(i), "succeeded", func() error { return nil }); known != "succeeded" || err != nil {
 			t.Fatal(known, err)
 		}
 	}
-	if len(l.said) != maxWords || len(l.order) != maxWords {
-		t.Errorf("%d and %d remembered", len(l.said), len(l.order))
+	if len(l.byEvent) != maxReports || len(l.order) != maxReports {
+		t.Errorf("%d and %d remembered", len(l.byEvent), len(l.order))
 	}
 }

@@ -155,7 +155,7 @@ type server struct {
 	routes  []route
 	limiter *limiter
 	rates   *rates
-	words   words
+	reports reports
 	answers answers
 	verify  chan struct{} // one verification or simulation at a time: it reads the whole log
 	exports chan struct{} // exports have places of their own: how long one takes is up to its reader

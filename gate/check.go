@@ -75,7 +75,7 @@ func (g *Gate) check(ctx context.Context, r *Request) (held *call, permit *Permi
 	g.judge(ctx, c)
 	switch c.verdict.do(c.mode) {
 	case enforceHold:
-		apart(func() { held, permit, refusal = g.hold(ctx, c) })
+		onFreshStack(func() { held, permit, refusal = g.hold(ctx, c) })
 		return held, permit, refusal
 	case enforceBlock:
 		return nil, nil, g.block(ctx, c)

@@ -169,7 +169,7 @@ func (g *Gate) resume(ctx context.Context, c *call, now *Approval, why string) (
 
 // look is the approval of a held call if it is no longer pending.
 func (g *Gate) look(ctx context.Context, c *call) (moved *Approval, err error) {
-	apart(func() {
+	onFreshStack(func() {
 		var now Approval
 		now, err = g.store.GetApproval(ctx, c.Identity.TenantID, c.event.Approval.ID)
 		switch {
