@@ -2,6 +2,8 @@ package evidence
 
 import (
 	"encoding/json"
+	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -176,6 +178,77 @@ func TestRedactAsItIsProperty(t *testing.T) {
 	})
 	if same == 0 || copied == 0 {
 		t.Errorf("%d as they were, %d copied: one side was not looked at", same, copied)
+	}
+}
+
+// TestRedactHidesAlone: each reason to hide or cut something is seen where it is the
+// only one, at the top, in an object and in a list.
+func TestRedactHidesAlone(t *testing.T) {
+	list := func(n int, v any) []any {
+		out := make([]any, n)
+		for i := range out {
+			out[i] = v
+		}
+		return out
+	}
+	members := map[string]any{}
+	for i := range maxArgMembers + 1 {
+		members[fmt.Sprintf("k%03d", i)] = true
+	}
+	lists := map[string]any{}
+	for i := range 12 {
+		lists[fmt.Sprintf("k%02d", i)] = list(maxArgMembers-1, true)
+	}
+	texts := map[string]any{}
+	for i := range 40 {
+		texts[fmt.Sprintf("k%02d", i)] = strings.Repeat("a", maxArgText)
+	}
+	numbers := list(300, json.Number(strings.Repeat("1", 60)))
+	deep := any("x")
+	for range maxArgDepth {
+		deep = []any{deep}
+	}
+	deepest := any("x")
+	for range maxArgDepth {
+		deepest = map[string]any{"in": deepest}
+	}
+	for name, c := range map[string]struct {
+		key    string
+		value  any
+		secret []string
+	}{
+		"a secret by its path":       {"order", "o_1", []string{"order", "in.order", "list.order"}},
+		"a secret by its name":       {"client_secret", "s", nil},
+		"a secret by its form":       {"note", "sk_live_0123456789", nil},
+		"a card's number":            {"number", "4242 4242 4242 4242", nil},
+		"a card's number, as one":    {"number", int64(4242424242424242), nil},
+		"a long text":                {"note", strings.Repeat("a", maxArgText+1), nil},
+		"a long name":                {strings.Repeat("k", maxArgKey+1), "v", nil},
+		"no number":                  {"n", json.Number("1x"), nil},
+		"a long number":              {"n", json.Number(strings.Repeat("1", 65)), nil},
+		"many members":               {"many", members, nil},
+		"many elements":              {"many", list(maxArgMembers+1, true), nil},
+		"many values":                {"many", lists, nil},
+		"much text":                  {"many", texts, nil},
+		"many digits":                {"many", []any{numbers[:200], numbers[:200], numbers[:200]}, nil},
+		"deep lists":                 {"deep", deep, nil},
+		"deep objects":               {"deep", deepest, nil},
+		"what mapping does not make": {"odd", struct{ A int }{1}, nil},
+	} {
+		one := map[string]any{"plain": "text", c.key: c.value}
+		for where, args := range map[string]map[string]any{"top": one, "object": {"in": one}, "list": {"list": []any{one}}} {
+			r := redactor{key: testKey, nodes: maxArgNodes, bytes: maxArgBytes, secret: map[string]bool{}}
+			for _, p := range c.secret {
+				r.secret[p] = true
+			}
+			want, got := r.object(args, "", 0), Redact(args, c.secret, testKey)
+			if !reflect.DeepEqual(want, got) {
+				t.Errorf("%s, %s: it is not what the copy is", name, where)
+			}
+			if reflect.DeepEqual(args, want) {
+				t.Errorf("%s, %s: nothing was hidden or cut", name, where)
+			}
+		}
 	}
 }
 
