@@ -203,6 +203,10 @@ func TestRedactHidesAlone(t *testing.T) {
 	for i := range 40 {
 		texts[fmt.Sprintf("k%02d", i)] = strings.Repeat("a", maxArgText)
 	}
+	edge := map[string]any{}
+	for i := range maxArgBytes / maxArgText {
+		edge[fmt.Sprintf("k%02d", i)] = strings.Repeat("a", maxArgText)
+	}
 	numbers := list(300, json.Number(strings.Repeat("1", 60)))
 	deep := any("x")
 	for range maxArgDepth {
@@ -230,6 +234,7 @@ func TestRedactHidesAlone(t *testing.T) {
 		"many elements":              {"many", list(maxArgMembers+1, true), nil},
 		"many values":                {"many", lists, nil},
 		"much text":                  {"many", texts, nil},
+		"text to a little beyond":    {"many", edge, nil},
 		"many digits":                {"many", []any{numbers[:200], numbers[:200], numbers[:200]}, nil},
 		"deep lists":                 {"deep", deep, nil},
 		"deep objects":               {"deep", deepest, nil},
