@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -140,15 +141,18 @@ func (p *program) readMounted(cfg *config.Config) bool {
 
 func readToken(path string) (string, error) {
 	// Who can write where it is mounted must not stop the sidecar with a pipe that
-	// nobody writes to.
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return "", fmt.Errorf("%s is no regular file", path)
-	}
-	f, err := os.Open(path)
+	// nobody writes to: O_NONBLOCK, and the look at what was opened, not at what was
+	// there before.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil {
+		return "", err
+	} else if !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is no regular file", path)
+	}
 	b, err := io.ReadAll(io.LimitReader(f, maxMounted+1))
 	if err != nil {
 		return "", err
