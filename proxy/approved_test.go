@@ -295,3 +295,27 @@ func TestApprovedGRPC(t *testing.T) {
 		})
 	}
 }
+
+// TestAnApprovedCallGetsStuck: an upstream that takes the beginning of a body and
+// leaves no room for the rest is given up, and what came of the call is told as
+// unknown.
+func TestAnApprovedCallGetsStuck(t *testing.T) {
+	t.Parallel()
+	f := newFickle(t, true)
+	f.worst = func(*fickleConn) {}
+	w := newWorld(t, withPolicy(asksForAll), fickleAt(f))
+	began := time.Now()
+	got, err := w.approved(func() (reply, error) {
+		// More than the 65,535 bytes that a connection takes unasked (RFC 9113 section 6.9.2).
+		return w.to(true, "POST", "", strings.NewReader("amount="+strings.Repeat("1", 200_000)))
+	})
+	if err != nil || got.status != http.StatusBadGateway || f.calls.Load() != 1 {
+		t.Errorf("%d %s %v, of %d sent", got.status, got.body, err, f.calls.Load())
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it was given up after %s", took)
+	}
+	if e := w.trail.last(t); e.Outcome.State != evidence.StateAmbiguous || e.Outcome.Error == "" {
+		t.Errorf("on record as %+v", e.Outcome)
+	}
+}
