@@ -91,7 +91,6 @@ func TestEachActionOfARequest(t *testing.T) {
 				})
 				must(t, err)
 				with := func(token string) http.Header { return http.Header{"ActPass-Passport": {token}} }
-				u.settle()
 				u.quiet(t, name, func() {
 					if got := pay(strict, 2, with(p.Token)); got != "403 passport.batch" {
 						t.Errorf("%s: two under one passport: %s", name, got)
@@ -100,7 +99,6 @@ func TestEachActionOfARequest(t *testing.T) {
 				if got := pay(strict, 1, with(p.Token)); got != "200 shop.any" {
 					t.Errorf("%s: one under it: %s", name, got)
 				}
-				u.settle()
 				u.quiet(t, name, func() {
 					if got := pay(strict, 1, with(p.Token)); got != "403 passport.replayed" {
 						t.Errorf("%s: again: %s", name, got)

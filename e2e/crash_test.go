@@ -159,7 +159,6 @@ func TestKillAroundAnApproval(t *testing.T) {
 	}
 	sc.run()
 	answer.Store(true)
-	u.settle()
 	u.quiet(t, "the retry of a call that was sent once", func() {
 		r := <-ask("waits")
 		if r.err != nil || r.status != 409 || r.header.Get("ActPass-Approval") != id || !strings.Contains(string(r.body), "approval.consumed") {

@@ -36,6 +36,7 @@ type upstream struct {
 	caFile     string
 	conns      atomic.Int64
 	bytes      atomic.Int64
+	heard      atomic.Int64 // when the last of them came, Unix nanoseconds
 
 	mu       sync.Mutex
 	requests []seen
@@ -71,6 +72,7 @@ type countedConn struct {
 func (c countedConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.u.bytes.Add(int64(n))
+	c.u.heard.Store(time.Now().UnixNano())
 	return n, err
 }
 
@@ -84,6 +86,7 @@ func (u *upstream) requestsSeen() []seen {
 // quiet runs f and fails if the upstream saw a single byte or connection of it.
 func (u *upstream) quiet(t testing.TB, what string, f func()) {
 	t.Helper()
+	u.rest()
 	conns, bytes := u.conns.Load(), u.bytes.Load()
 	f()
 	if c, b := u.conns.Load()-conns, u.bytes.Load()-bytes; c != 0 || b != 0 {
@@ -91,16 +94,16 @@ func (u *upstream) quiet(t testing.TB, what string, f func()) {
 	}
 }
 
-// settle waits until what earlier calls leave behind has come: a connection's
+// rest waits until what earlier calls leave behind has come: a connection's
 // close_notify, an HTTP/2 acknowledgement of SETTINGS. It is nothing of the next call.
-func (u *upstream) settle() {
-	for n := u.bytes.Load(); ; {
-		time.Sleep(60 * time.Millisecond)
-		m := u.bytes.Load()
-		if m == n {
+func (u *upstream) rest() {
+	const still = 60 * time.Millisecond
+	for range 100 { // bytes that never end are for quiet to find
+		since := time.Since(time.Unix(0, u.heard.Load()))
+		if since >= still {
 			return
 		}
-		n = m
+		time.Sleep(still - since)
 	}
 }
 
