@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import re
-from typing import Any, Awaitable, Callable, Dict, Mapping, Optional, Sequence, Tuple, TypeVar, Union, cast, overload
+from typing import Any, Awaitable, Callable, Mapping, Optional, Sequence, TypeVar, Union, cast, overload
 
 from . import _core
+from ._aio_http import Transport
 from ._client import Args, Text, _fields, tell
-from ._core import Action, Answer, Ask, GuardResult, NoAnswer, OnApproval, Run, Settings, Sleep, Steps, bare
+from ._core import Action, Ask, GuardResult, OnApproval, Run, Settings, Sleep, Steps
 from ._decorate import Bound, check, is_coroutine_function
 from ._errors import ActPassError, MisusedError
-from ._http import MAX_ANSWER, split
 from .wire import JWKS, Approval, Constraints, Decision, IssuedPassport, Mode, PassportVerdict, RevokedPassport, RiskTier
 
 T = TypeVar("T")
@@ -35,10 +34,22 @@ class AsyncActPass:
         retries: int = 2,
     ) -> None:
         self._s = Settings(api_key, agent_id, base_url, timeout, retries)
+        self._http = Transport(self._s)
         self.agent_id = agent_id
 
     def __repr__(self) -> str:
         return f"AsyncActPass(agent_id={self.agent_id!r}, base_url={self._s.base_url!r})"
+
+    async def __aenter__(self) -> "AsyncActPass":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes this loop's idle connections, as the end of the loop does. The client
+        can be used again."""
+        await self._http.close()
 
     async def _drive(self, steps: Steps[T], execute: Optional[Callable[[], Any]] = None) -> T:
         try:
@@ -48,7 +59,7 @@ class AsyncActPass:
                 got: Any = None
                 try:
                     if isinstance(step, Ask):
-                        got = await _attempt(self._s, step)
+                        got = await self._http.attempt(step)
                     elif isinstance(step, Sleep):
                         await asyncio.sleep(step.seconds)
                     elif isinstance(step, Run):
@@ -165,11 +176,10 @@ class AsyncActPass:
         ttl: Optional[int] = None,
     ) -> IssuedPassport:
         """Makes a passport; ``agent_id`` is this client's unless given, ``ttl`` is in seconds."""
-        wish = {
-            "agent_id": agent_id or self.agent_id, "allowed_tools": list(allowed_tools), "allowed_resources": list(allowed_resources), "user_id": user_id,
-            "goal": goal, "resource_constraints": resource_constraints, "risk_tier": risk_tier, "approval_hash": approval_hash, "audience": audience,
-            "tenant_id": tenant_id, "ttl": ttl,
-        }  # fmt: skip
+        wish = _core.passport(
+            agent_id or self.agent_id, allowed_tools, allowed_resources, user_id=user_id, goal=goal, resource_constraints=resource_constraints,
+            risk_tier=risk_tier, approval_hash=approval_hash, audience=audience, tenant_id=tenant_id, ttl=ttl,
+        )  # fmt: skip
         return cast(IssuedPassport, await self._drive(_core.post(self._s, "/api/v1/passports/issue", wish)))
 
     async def verify_passport(self, token: str, audience: Optional[str] = None) -> PassportVerdict:
@@ -185,83 +195,3 @@ class AsyncActPass:
     async def jwks(self) -> JWKS:
         """The public keys of passports."""
         return cast(JWKS, await self._drive(_core.get(self._s, "/api/v1/passports/jwks")))
-
-
-async def _attempt(s: Settings, ask: Ask) -> Answer:
-    try:
-        return await asyncio.wait_for(_exchange(s, ask), ask.timeout)
-    except asyncio.TimeoutError as e:
-        raise NoAnswer(f"no answer within {round(ask.timeout * 1000)} ms") from bare(e)
-    except (OSError, EOFError, ValueError) as e:
-        # ValueError: a line that is too long, or an answer that is no HTTP.
-        raise NoAnswer("no connection") from bare(e)
-
-
-async def _exchange(s: Settings, ask: Ask) -> Answer:
-    """One request on a connection of its own (RFC 9112)."""
-    scheme, authority, prefix = split(s.base_url)
-    m = re.fullmatch(r"(\[[^\]]+\]|[^:]+)(?::(\d+))?", authority)
-    if m is None:
-        raise MisusedError("base_url must be like http://127.0.0.1:8090.")
-    context: Any = None
-    if scheme == "https":
-        import ssl
-
-        context = ssl.create_default_context()
-    reader, writer = await asyncio.open_connection(m[1].strip("[]"), int(m[2] or (443 if scheme == "https" else 80)), ssl=context)
-    try:
-        headers = {"Host": authority, **s.headers(ask), "Connection": "close"}
-        if ask.body is not None:
-            headers["Content-Length"] = str(len(ask.body))
-        head = f"{ask.method} {prefix}{ask.path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n"
-        writer.write(head.encode("ascii") + (ask.body or b""))
-        await writer.drain()
-        status, said = await _head(reader)
-        while 100 <= status < 200:
-            status, said = await _head(reader)
-        return Answer(ask, status, said, await _body(reader, status, said))
-    finally:
-        writer.close()
-
-
-async def _head(reader: asyncio.StreamReader) -> Tuple[int, Dict[str, str]]:
-    lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    m = re.match(r"HTTP/1\.[01] (\d{3})(?: |$)", lines[0])
-    if m is None:
-        raise ValueError("no status line")
-    said: Dict[str, str] = {}
-    for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        if colon:
-            said[name.lower()] = value.strip()
-    return int(m[1]), said
-
-
-async def _body(reader: asyncio.StreamReader, status: int, said: Mapping[str, str]) -> bytes:
-    if status in (204, 304):
-        return b""
-    if "transfer-encoding" in said:
-        if said["transfer-encoding"].lower() != "chunked":
-            raise ValueError("a transfer coding that is not known")
-        out = b""
-        while True:
-            size = int((await reader.readuntil(b"\r\n")).split(b";")[0], 16)
-            if not 0 <= size <= MAX_ANSWER - len(out):
-                raise ValueError("the answer is larger than 8 MiB")
-            if size == 0:
-                return out
-            out += await reader.readexactly(size)
-            if await reader.readexactly(2) != b"\r\n":
-                raise ValueError("a chunk of another size than it says")
-    if "content-length" in said:
-        size = int(said["content-length"])
-        if not 0 <= size <= MAX_ANSWER:
-            raise ValueError("the answer is larger than 8 MiB")
-        return await reader.readexactly(size)
-    out = b""
-    while len(out) <= MAX_ANSWER:
-        more = await reader.read(65536)
-        if not more:
-            return out
-        out += more
-    raise ValueError("the answer is larger than 8 MiB")

@@ -184,11 +184,10 @@ class ActPass:
         ttl: Optional[int] = None,
     ) -> IssuedPassport:
         """Makes a passport; ``agent_id`` is this client's unless given, ``ttl`` is in seconds."""
-        wish = {
-            "agent_id": agent_id or self.agent_id, "allowed_tools": list(allowed_tools), "allowed_resources": list(allowed_resources), "user_id": user_id,
-            "goal": goal, "resource_constraints": resource_constraints, "risk_tier": risk_tier, "approval_hash": approval_hash, "audience": audience,
-            "tenant_id": tenant_id, "ttl": ttl,
-        }  # fmt: skip
+        wish = _core.passport(
+            agent_id or self.agent_id, allowed_tools, allowed_resources, user_id=user_id, goal=goal, resource_constraints=resource_constraints,
+            risk_tier=risk_tier, approval_hash=approval_hash, audience=audience, tenant_id=tenant_id, ttl=ttl,
+        )  # fmt: skip
         return cast(IssuedPassport, self._drive(_core.post(self._s, "/api/v1/passports/issue", wish)))
 
     def verify_passport(self, token: str, audience: Optional[str] = None) -> PassportVerdict:

@@ -13,7 +13,7 @@ import os
 import random
 import re
 import time
-from typing import Any, Dict, Generator, Generic, Literal, Mapping, Optional, TypeVar, Union, cast
+from typing import Any, Dict, Generator, Generic, Literal, Mapping, Optional, Sequence, TypeVar, Union, cast
 
 from ._errors import ActPassError, ExpiredError, HeldError, MisusedError, RefusedError, UnreachableError
 from .wire import Approval, Decision
@@ -105,7 +105,7 @@ class Settings:
             raise MisusedError("api_key is required: a key that begins with sk_, made with `actpass keys create`.")
         if not isinstance(agent_id, str) or not agent_id:
             raise MisusedError("agent_id is required: the agent that acts, as in support_agent.")
-        if not isinstance(base_url, str) or not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", base_url) or not base_url.isascii():
+        if not isinstance(base_url, str) or not re.fullmatch(r"https?://(\[[^\s/?#@\]]+\]|[^\s/?#@:\[\]]+)(:\d{1,5})?(/[^\s?#]*)?", base_url) or not base_url.isascii():
             raise MisusedError("base_url must be like http://127.0.0.1:8090, without a user, a query and /api/v1.")
         if not timeout > 0 or retries < 0:
             raise MisusedError("timeout must be above 0 seconds, and retries not below 0.")
@@ -399,6 +399,11 @@ def _report(s: Settings, d: Decision, said: Mapping[str, Any], retries: Optional
         return r.status == 200
     except ActPassError:
         return False
+
+
+def passport(agent_id: str, tools: Sequence[str], resources: Sequence[str], **more: Any) -> Dict[str, Any]:
+    """What is wished for of a new one."""
+    return {"agent_id": agent_id, "allowed_tools": list(tools), "allowed_resources": list(resources), **more}
 
 
 def post(s: Settings, path: str, body: Mapping[str, Any], secret: str = "") -> Steps[Any]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_ANSWER = 8 << 20
 
 # Idle connections that are kept.
-_KEEP = 4
+KEEP = 4
 
 
 class _Until(io.RawIOBase):
@@ -96,14 +96,14 @@ class Transport:
                 self._idle, self._pid = [], os.getpid()
             while self._idle:
                 c = self._idle.pop()
-                if not _readable(c.sock.sock):  # type: ignore[union-attr]
+                if not readable(c.sock.sock):  # type: ignore[union-attr]
                     return c
                 c.close()
             return None
 
     def _give(self, c: "HTTPConnection") -> None:
         with self._lock:
-            if len(self._idle) < _KEEP and self._pid == os.getpid():
+            if len(self._idle) < KEEP and self._pid == os.getpid():
                 self._idle.append(c)
                 return
         c.close()
@@ -159,7 +159,7 @@ class Transport:
                 c.close()
 
 
-def _readable(sock: Any) -> bool:
+def readable(sock: Any) -> bool:
     """Whether something came on a connection that nothing was asked on: its end, or
     an answer too many, which would be taken for the next one's."""
     import select

@@ -159,7 +159,10 @@ class Secrets(unittest.TestCase):
                 while True:
                     head = b""
                     while b"\r\n\r\n" not in head:
-                        more = conn.recv(65536)
+                        try:
+                            more = conn.recv(65536)
+                        except ConnectionResetError:  # the client gave it up
+                            return
                         if not more:
                             return
                         head += more
@@ -173,14 +176,26 @@ class Secrets(unittest.TestCase):
                     sent.set()
 
         threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         for self.silent in (False, True):  # an id that comes back, and none
-            with ActPass(KEY, "a", base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", retries=0) as a:
+            with ActPass(KEY, "a", base_url=url, retries=0) as a:
                 for _ in range(20):
                     self.sent = threading.Event()
                     r = a.guard(tool="t", execute=lambda: self.fail("run"))
                     self.assertFalse(r.executed)
                     if self.silent:
                         self.sent.wait(5)  # what has no id is known for a stray while nothing is asked
+
+            async def go():
+                b = AsyncActPass(KEY, "a", base_url=url, retries=0)
+                for _ in range(20):
+                    self.sent = threading.Event()
+                    r = await b.guard(tool="t", execute=lambda: self.fail("run"))
+                    self.assertFalse(r.executed)
+                    while self.silent and not self.sent.is_set():
+                        await asyncio.sleep(0.001)
+
+            asyncio.run(go())
 
 
 if __name__ == "__main__":
