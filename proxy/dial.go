@@ -55,13 +55,22 @@ type dialer struct {
 	lookup    func(ctx context.Context, host string) ([]netip.Addr, error)
 	ours      func(netip.AddrPort) bool // our own listeners
 	made      *dials                    // takes note of connections; nil: none does
+	sessions  tls.ClientSessionCache    // of upstreams whose certificate held
 	net       net.Dialer
 }
+
+// maxSessions is of how many upstreams the TLS session is kept. A call that a human
+// approved has a connection of its own, and most of what that costs is to look at a
+// certificate that was looked at a moment before. A session is for one name, ends
+// with its certificate, and ends with this dialer and so with the roots that it was
+// checked against. Nothing is sent before the handshake is over (no 0-RTT).
+const maxSessions = 128
 
 func newDialer(u Upstream, timeout time.Duration, ours func(netip.AddrPort) bool, made *dials) (*dialer, error) {
 	d := &dialer{
 		roots: u.RootCAs, timeout: timeout, ours: ours, made: made,
 		connectTo: make(map[string]string, len(u.ConnectTo)),
+		sessions:  tls.NewLRUClientSessionCache(maxSessions),
 		lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		},
@@ -209,7 +218,7 @@ func (d *dialer) dialTLS(ctx context.Context, addr string, protos []string) (net
 	defer cancel()
 	conn := tls.Client(raw, &tls.Config{
 		ServerName: host, RootCAs: d.roots, MinVersion: tls.VersionTLS12, NextProtos: protos,
-		// Sessions are not kept: connections are, for much longer.
+		ClientSessionCache: d.sessions,
 	})
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()

@@ -2,8 +2,14 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
@@ -156,4 +162,48 @@ func TestOwnListenersAreNotDialled(t *testing.T) {
 func portText(l net.Listener) string {
 	_, p, _ := net.SplitHostPort(l.Addr().String())
 	return p
+}
+
+// TestSessionsOfUpstreams: the second connection to an upstream goes on with the
+// session of the first; a dialer with other roots begins anew, and refuses.
+func TestSessionsOfUpstreams(t *testing.T) {
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.TLS.DidResume)
+	}))
+	srv.TLS = &tls.Config{Certificates: []tls.Certificate{originCA.leaf("api.test", "other.test")}}
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	roots := x509.NewCertPool()
+	roots.AddCert(originCA.cert)
+	u := Upstream{RootCAs: roots, AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+	for _, host := range []string{"api.test", "other.test"} {
+		u.ConnectTo = append(u.ConnectTo, ConnectTo{host, 443, srv.Listener.Addr().String()})
+	}
+	resumed := func(d *dialer, host string) (string, error) {
+		c, err := d.dialTLS(t.Context(), host+":443", []string{"http/1.1"})
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: "+host+"\r\n\r\n")
+		return readReply(t, newReader(c)).body, nil
+	}
+	d, err := newDialer(u, 2*time.Second, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range []struct{ host, want string }{{"api.test", "false"}, {"api.test", "true"}, {"other.test", "false"}, {"api.test", "true"}} {
+		if got, err := resumed(d, c.host); err != nil || got != c.want {
+			t.Errorf("%d, %s: resumed %s, want %s, %v", i, c.host, got, c.want, err)
+		}
+	}
+	u.RootCAs = x509.NewCertPool()
+	other, err := newDialer(u, 2*time.Second, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var de *dialError
+	if got, err := resumed(other, "api.test"); !errors.As(err, &de) || de.code != ReasonUpstreamCertificate {
+		t.Errorf("without the root: %s, %v", got, err)
+	}
 }
