@@ -78,6 +78,7 @@ func TestListParameters(t *testing.T) {
 		"/api/v1/approvals/apr_support?wait=2m":      "wait",
 		"/api/v1/evidence/events?limit=201":          "limit",
 		"/api/v1/evidence/events?since=yesterday":    "since",
+		"/api/v1/evidence/events?since=":             "since",
 		"/api/v1/evidence/events?until=1":            "until",
 		"/api/v1/evidence/events?decision=maybe":     "decision",
 		"/api/v1/evidence/events?kind=outcome":       "kind",

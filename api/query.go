@@ -57,17 +57,17 @@ func (q query) limit() (int, error) {
 	return n, nil
 }
 
-// time is an RFC 3339 time, zero when absent.
+// time is a time as When reads it, zero when absent.
 func (q query) time(name string) (time.Time, error) {
 	text, given := q[name]
-	if !given {
-		return time.Time{}, nil
+	if given && text == "" {
+		return time.Time{}, invalid(name, "is empty")
 	}
-	t, err := time.Parse(time.RFC3339, text)
+	t, err := When(text, time.Now())
 	if err != nil {
-		return time.Time{}, invalid(name, "must be a time in RFC 3339, as in 2026-01-31T09:00:00Z (a + in an offset is written %2B)")
+		return t, invalid(name, err.Error()+"; a + in an offset is written %2B")
 	}
-	return t.UTC(), nil
+	return t, nil
 }
 
 // between is the range of since and until.

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/actpass/sidecar/gate"
@@ -109,28 +108,19 @@ func (s *server) readinessQuery(r *http.Request, tenant string) (ReadinessQuery,
 	return out, nil
 }
 
-// ago is a time before now: a duration (24h, 7d), or a moment in RFC 3339.
+// ago is a time before now, as When reads it.
 func (q query) ago(name string, now time.Time, absent time.Duration) (time.Time, error) {
-	text, given := q[name]
-	if !given {
+	if q[name] == "" {
 		return now.Add(-absent), nil
 	}
-	span, err := time.ParseDuration(text)
-	if days, ok := strings.CutSuffix(text, "d"); ok {
-		var n int
-		n, err = strconv.Atoi(days)
-		span = time.Duration(min(n, maxReadinessDays+1)) * 24 * time.Hour
-	}
-	t := now.Add(-span)
+	t, err := When(q[name], now)
 	if err != nil {
-		if t, err = time.Parse(time.RFC3339, text); err != nil {
-			return t, invalid(name, "must be a duration, as 24h or 7d, or a time in RFC 3339, as 2026-01-31T09:00:00Z")
-		}
+		return t, invalid(name, err.Error())
 	}
 	if !t.Before(now) || now.Sub(t) > maxReadinessDays*24*time.Hour {
 		return t, invalid(name, fmt.Sprintf("must be in the past, and at most %d days ago", maxReadinessDays))
 	}
-	return t.UTC(), nil
+	return t, nil
 }
 
 // number is 1 to most, 0 when absent.

@@ -36,7 +36,7 @@ func TestReviewIsAskedFor(t *testing.T) {
 	many := strings.Repeat(`{"group":"0123456789abcdef","answer":"accept"},`, whatif.MaxAnswers) + `{"group":"0123456789abcde0","answer":"accept"}`
 	for body, field := range map[string]string{
 		`{"mode":"lenient"}`:         "mode",
-		`{"since":"7d"}`:             "since",
+		`{"since":"soon"}`:           "since",
 		`{"policies":[]}`:            "policies",
 		`{"limit":201}`:              "limit",
 		`{"answers":[` + many + `]}`: "answers",

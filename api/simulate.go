@@ -76,13 +76,13 @@ func (b *Simulation) Query(tenant string, now time.Time) (SimulationQuery, error
 	}
 	var err error
 	if b.Since != "" {
-		if q.Since, err = time.Parse(time.RFC3339, b.Since); err != nil {
-			return q, invalid("since", "must be a time in RFC 3339, as in 2026-01-31T09:00:00Z")
+		if q.Since, err = When(b.Since, now); err != nil {
+			return q, invalid("since", err.Error())
 		}
 	}
 	if b.Until != "" {
-		if q.Until, err = time.Parse(time.RFC3339, b.Until); err != nil {
-			return q, invalid("until", "must be a time in RFC 3339, as in 2026-01-31T09:00:00Z")
+		if q.Until, err = When(b.Until, now); err != nil {
+			return q, invalid("until", err.Error())
 		}
 		if !q.Since.Before(q.Until) {
 			return q, invalid("until", "must be later than since, which is seven days ago unless it is given")

@@ -52,9 +52,11 @@ func TestSimulate(t *testing.T) {
 		t.Error(got.body)
 	}
 	a.call("POST", "/api/v1/simulate", adminKey, `{}`).want(t, 200, "", "")
+	a.call("POST", "/api/v1/simulate", adminKey, `{"since":"2d","until":"12h"}`).want(t, 200, "", "")
 	want := []string{
 		"acme enforce 2026-01-30T09:00:00Z 2026-01-31T00:00:00Z stripe.* a 7 [{new.yaml policies: []}]",
 		"acme  2026-01-24T09:00:00Z 0001-01-01T00:00:00Z   50 []",
+		"acme  2026-01-29T09:00:00Z 2026-01-30T21:00:00Z   50 []",
 	}
 	for i, q := range simulated.queries {
 		if s := fmt.Sprint(q.Tenant, " ", q.Mode, " ", q.Since.UTC().Format(time.RFC3339), " ", q.Until.Format(time.RFC3339), " ", q.Tool, " ", q.Agent, " ", q.Limit, " ", q.Policies); s != want[i] {
@@ -63,7 +65,7 @@ func TestSimulate(t *testing.T) {
 	}
 	for body, field := range map[string]string{
 		`{"mode":"lenient"}`:                          "mode",
-		`{"since":"7d"}`:                              "since",
+		`{"since":"soon"}`:                            "since",
 		`{"until":"soon"}`:                            "until",
 		`{"until":"2020-01-01T00:00:00Z"}`:            "until",
 		`{"limit":201}`:                               "limit",

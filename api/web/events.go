@@ -95,18 +95,14 @@ func (d *Dashboard) eventList(w http.ResponseWriter, r *http.Request, v *visit) 
 	return d.show(w, r, v, "events", p)
 }
 
-// period reads since and until (RFC 3339), or last (a duration).
+// period reads since and until, or last (a duration).
 func (b *eventPage) period(f *api.EventQuery, now time.Time) (err error) {
 	for _, t := range []struct {
 		name string
 		to   *time.Time
 	}{{"since", &f.Since}, {"until", &f.Until}} {
-		text := b.Filter[t.name]
-		if text == "" {
-			continue
-		}
-		if *t.to, err = time.Parse(time.RFC3339, text); err != nil {
-			return &api.Error{Status: http.StatusBadRequest, Code: "invalid_request", Field: t.name, Message: "must be a time in RFC 3339, as in 2026-01-31T09:00:00Z"}
+		if *t.to, err = api.When(b.Filter[t.name], now); err != nil {
+			return &api.Error{Status: http.StatusBadRequest, Code: "invalid_request", Field: t.name, Message: err.Error()}
 		}
 	}
 	if last, err := time.ParseDuration(b.Filter["last"]); err == nil && last > 0 && f.Since.IsZero() {

@@ -73,7 +73,7 @@ func newEvidenceTailCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if q.Since, err = whenText(since, time.Now()); err != nil {
+			if q.Since, err = api.When(since, time.Now()); err != nil {
 				return usage("--since: %v", err)
 			}
 			client, err := newClient(cmd)

@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/actpass/sidecar/config"
+	"github.com/actpass/sidecar/api"
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/ledger"
 )
@@ -69,11 +69,11 @@ while the sidecar runs.`,
 
 // between keeps the records of a time range.
 func between(since, until string, now time.Time) (func(evidence.Entry) bool, error) {
-	from, err := whenText(since, now)
+	from, err := api.When(since, now)
 	if err != nil {
 		return nil, usage("--since: %v", err)
 	}
-	to, err := whenText(until, now)
+	to, err := api.When(until, now)
 	if err != nil {
 		return nil, usage("--until: %v", err)
 	}
@@ -85,24 +85,6 @@ func between(since, until string, now time.Time) (func(evidence.Entry) bool, err
 		// A record without a readable time is kept: leaving out is the worse fault.
 		return err != nil || (from.IsZero() || !at.Before(from)) && (to.IsZero() || at.Before(to))
 	}, nil
-}
-
-// whenText reads a duration back from now, days too, a date, or a time; "" is no
-// bound.
-func whenText(text string, now time.Time) (time.Time, error) {
-	if text == "" {
-		return time.Time{}, nil
-	}
-	var ago config.Duration
-	if err := ago.UnmarshalText([]byte(text)); err == nil {
-		return now.Add(-ago.D()), nil
-	}
-	for _, layout := range []string{time.RFC3339, time.DateOnly} {
-		if t, err := time.Parse(layout, text); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, fmt.Errorf("%q is no duration (24h, 7d), date (2026-01-31) or time (2026-01-31T09:00:00Z)", text)
 }
 
 func recordTime(record []byte) (time.Time, error) {

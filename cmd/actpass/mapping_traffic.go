@@ -168,7 +168,7 @@ func showCoverage(out io.Writer, c *coverage) error {
 // recorded reads the traffic since a time that the user gave. The traffic is nil
 // where there is nothing more to do; the error may be nil then too (Ctrl-C).
 func recorded(cmd *cobra.Command, since, host string) (*api.Traffic, time.Time, error) {
-	from, err := whenText(since, time.Now())
+	from, err := api.When(since, time.Now())
 	if err != nil {
 		return nil, from, usage("--since: %v", err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/actpass/sidecar/api"
 	"github.com/actpass/sidecar/whatif"
 )
 
@@ -72,7 +73,7 @@ Exit code 0: no difference; 1: some; 2: usage, or a policy that cannot be used.`
 }
 
 func diffPolicies(cmd *cobra.Command, args []string, since, dataDir string) (*policyDiff, error) {
-	from, err := whenText(since, time.Now())
+	from, err := api.When(since, time.Now())
 	if err != nil {
 		return nil, usage("--since: %v", err)
 	}

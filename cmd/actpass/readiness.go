@@ -48,7 +48,7 @@ Exit code 0 when all that was asked for is ready or in force; else 1.`,
 			}
 			q.Now = time.Now()
 			var err error
-			if q.Since, err = whenText(since, q.Now); err != nil || q.Since.IsZero() || !q.Since.Before(q.Now) {
+			if q.Since, err = api.When(since, q.Now); err != nil || q.Since.IsZero() || !q.Since.Before(q.Now) {
 				return usage("--since must be a duration ago (24h, 7d), a date or an RFC 3339 time, in the past")
 			}
 			report, err := askReadiness(cmd, q, dataDir)

@@ -99,10 +99,10 @@ func addPatch(r *whatif.ReviewReport, walk *whatif.Walk, cfg *config.Config, emb
 
 // period reads --since and --until.
 func (q *review) period(now time.Time) (err error) {
-	if q.from, err = whenText(q.since, now); err != nil {
+	if q.from, err = api.When(q.since, now); err != nil {
 		return usage("--since: %v", err)
 	}
-	if q.to, err = whenText(q.until, now); err != nil {
+	if q.to, err = api.When(q.until, now); err != nil {
 		return usage("--until: %v", err)
 	}
 	if !q.to.IsZero() && !q.from.Before(q.to) {

@@ -91,11 +91,11 @@ or is unknown.`,
 // ask asks the running sidecar where there is a key for it, else the log.
 func (q *simulation) ask(cmd *cobra.Command) (whatif.Report, error) {
 	now := time.Now()
-	since, err := whenText(q.since, now)
+	since, err := api.When(q.since, now)
 	if err != nil {
 		return whatif.Report{}, usage("--since: %v", err)
 	}
-	until, err := whenText(q.until, now)
+	until, err := api.When(q.until, now)
 	if err != nil {
 		return whatif.Report{}, usage("--until: %v", err)
 	}
