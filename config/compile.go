@@ -90,6 +90,7 @@ func (c *Config) PolicyOptions(set *mapping.Set) policy.Options {
 			}
 			return names, info.OpenArgs, ok
 		}
+		opt.Spelling = set.Spelling
 	}
 	return opt
 }

@@ -155,7 +155,7 @@ func (r *Rules) ExplainAction(p Preflight, now time.Time, usage Usage) (Explanat
 
 // action is what a preflight names, typed as its tool declares.
 func (r *Rules) action(p *Preflight) mapping.Call {
-	one := mapping.Call{Tool: p.Tool, Resource: p.Resource, Risk: mapping.RiskHigh}
+	one := mapping.Call{Tool: p.Tool, Resource: r.Mapping.FoldResource(p.Tool, p.Resource), Risk: mapping.RiskHigh}
 	if info, known := r.Mapping.Tool(p.Tool); known {
 		one.Risk = info.Risk
 	}

@@ -51,7 +51,7 @@ func (c *compiler) cases(r *Rule, d *ruleDecl, kind string, shared []Arg) {
 		}
 		one := &Rule{
 			Pos: Pos{File: k.At.File, Line: k.At.Line}, Tool: k.Tool.V, Risk: r.Risk, order: r.order,
-			names: r.names, deep: r.deep, kind: r.kind, shape: r.shape, quirks: r.quirks, resource: r.resource,
+			names: r.names, deep: r.deep, kind: r.kind, shape: r.shape, quirks: r.quirks, resource: r.resource, caseless: r.caseless,
 		}
 		switch {
 		case k.Tool.V == "" && !c.partial:

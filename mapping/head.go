@@ -257,6 +257,7 @@ func (m *Match) take(e entry, segs []string) {
 		if e.host != nil {
 			e.host.capture(m.Host, m.params)
 		}
+		m.foldPath()
 	}
 }
 

@@ -133,6 +133,7 @@ func (in *input) typing(text bool) typing {
 // call appends the call with arguments that t has typed.
 func (in *input) call(args map[string]any, t *typing) *Call {
 	m, r := in.m, in.rule
+	foldArgs(args, r.caseless.args)
 	in.amb = append(in.amb, t.ambiguous...)
 	c := Call{
 		Tool: r.Tool, Risk: r.Risk, Rule: r.Pos,

@@ -16,6 +16,7 @@ type ruleFile struct {
 	Errors      strictyaml.Val[string]   `yaml:"errors"`
 	Hosts       []strictyaml.Val[string] `yaml:"hosts"`
 	Optional    []argDecl                `yaml:"optional"`
+	Caseless    []strictyaml.Val[string] `yaml:"caseless"`
 	Rules       []ruleDecl               `yaml:"rules"`
 }
 
@@ -32,6 +33,7 @@ type ruleDecl struct {
 	Errors   strictyaml.Val[string]   `yaml:"errors"`
 	MCP      strictyaml.Val[string]   `yaml:"mcp"`
 	Quirks   []strictyaml.Val[string] `yaml:"quirks"`
+	Caseless []strictyaml.Val[string] `yaml:"caseless"`
 	Cases    []caseDecl               `yaml:"cases"`
 	// Persisted are GraphQL documents that may be called by their hash.
 	Persisted []strictyaml.Val[string] `yaml:"persisted"`
@@ -98,8 +100,14 @@ func (c *compiler) source(src Source) {
 	}
 	shared := c.declared(f.Optional, false, nil)
 	seen := make(map[string]map[string]int)
+	folds := make(map[string]bool)
 	for i := range f.Rules {
-		c.rule(&f, &f.Rules[i], shared, seen)
+		c.rule(&f, &f.Rules[i], shared, seen, folds)
+	}
+	for _, v := range f.Caseless {
+		if !folds[v.V] && !c.partial {
+			c.faults.Addf(v.Pos, "`caseless` %s: no rule of the file has it; write path.x or args.a.b", show(v.V))
+		}
 	}
 }
 
@@ -128,7 +136,7 @@ func (c *compiler) oneOf(v strictyaml.Val[string], what string, known []string) 
 	return false
 }
 
-func (c *compiler) rule(f *ruleFile, d *ruleDecl, shared []Arg, seen map[string]map[string]int) {
+func (c *compiler) rule(f *ruleFile, d *ruleDecl, shared []Arg, seen map[string]map[string]int, folds map[string]bool) {
 	if d.At.Line == 0 {
 		return // was no mapping: said already
 	}
@@ -192,6 +200,7 @@ func (c *compiler) rule(f *ruleFile, d *ruleDecl, shared []Arg, seen map[string]
 	}
 
 	c.args(r, d, shared)
+	c.caseless(r, d.Caseless, f.Caseless, folds)
 	for _, q := range d.Quirks {
 		switch q.V {
 		case "query_with_form":

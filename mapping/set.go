@@ -39,6 +39,7 @@ type Rule struct {
 	closed            bool
 	args              []Arg
 	spec              *argSpec
+	caseless          caseless
 	secret            []string
 	resource          []template
 	reach             reach
@@ -61,6 +62,7 @@ type Set struct {
 	index        hostIndex
 	tools        map[string]*toolInfo
 	servers      map[string]*toolInfo // MCP
+	folding      map[string][]*Rule   // by tool, the rules that compare something without case
 	rpcs         rpcMethods
 	hash         string
 	denyUnmapped bool
@@ -93,6 +95,12 @@ func Compile(sources []Source, opt Options) (*Set, error) {
 		return nil, err
 	}
 	c.set.tools, c.set.servers = gatherTools(c.set.rules)
+	c.set.folding = make(map[string][]*Rule)
+	for _, r := range withCases(c.set.rules) {
+		if !r.caseless.empty() {
+			c.set.folding[r.Tool] = append(c.set.folding[r.Tool], r)
+		}
+	}
 	c.set.hash = "sha256:" + hex.EncodeToString(h.Sum(nil))
 	return c.set, nil
 }

@@ -50,6 +50,9 @@ func (s *Set) TypeArgs(tool string, args map[string]any) (typed map[string]any, 
 		return typed, nil, t.problems
 	}
 	t.finish(typed, info.spec)
+	for _, r := range s.foldingOf(tool) {
+		foldArgs(typed, r.caseless.args)
+	}
 	// A key that differs in case only is no second spelling here: nothing parses
 	// it again. It is a mistake all the same.
 	for _, a := range t.ambiguous {

@@ -28,6 +28,10 @@ type Options struct {
 	// Tools lists every tool name that the mapping can produce, to warn about
 	// tool globs that match none. May be nil.
 	Tools []string
+	// Spelling gives a literal as calls of a tool have it that a condition holds
+	// against root.path (args.name, path.repo, resource): where the mapping compares
+	// without case it is lower case. Nil: no checking of literals at load.
+	Spelling func(tool, root string, path []string, value string) string
 }
 
 // Set is a compiled, immutable set of policies, safe for concurrent use. The

@@ -15,13 +15,14 @@ import (
 type vocabulary struct {
 	names  []string
 	closed bool
+	tools  []string // those that the policy's globs cover
 }
 
 func (c *compiler) vocabulary(p *compiled) vocabulary {
-	if c.opt.Args == nil {
+	if c.opt.Args == nil && c.opt.Spelling == nil {
 		return vocabulary{}
 	}
-	v := vocabulary{closed: len(p.globs) > 0}
+	v := vocabulary{closed: len(p.globs) > 0 && c.opt.Args != nil}
 	for _, g := range p.globs {
 		for _, alt := range g.alternatives {
 			_, literal := literalPrefix(alt)
@@ -32,7 +33,11 @@ func (c *compiler) vocabulary(p *compiled) vocabulary {
 			if len(tools) == 0 {
 				v.closed = false
 			}
+			v.tools = append(v.tools, tools...)
 			for _, t := range tools {
+				if c.opt.Args == nil {
+					break
+				}
 				names, open, known := c.opt.Args(t)
 				if open || !known {
 					v.closed = false
@@ -61,6 +66,29 @@ func (c *compiler) toolsUnder(glob string) []string {
 func (v vocabulary) check(c *compiler, at strictyaml.Val[string], e *condition) {
 	if e != nil && e.constant != types.True {
 		v.checkReads(c, at.Pos, e.reads)
+		v.checkSpelling(c, at.Pos, e.constants)
+	}
+}
+
+// checkSpelling finds literals that no call can have: a rule about
+// github:repo:ACME/Prod would never be asked, and if it denies, deny nothing.
+func (v vocabulary) checkSpelling(c *compiler, at strictyaml.Pos, constants []Field) {
+	if c.opt.Spelling == nil {
+		return
+	}
+	for _, f := range constants {
+		for _, value := range f.Values {
+			text, _ := value.(string)
+			if text == strings.ToLower(text) {
+				continue
+			}
+			for _, t := range v.tools {
+				if as := c.opt.Spelling(t, f.Root, f.Path, text); as != text {
+					c.faults.Addf(at, "%s of %s is compared without case: write %q, no call has %q", f.Root+dotted(f.Path), t, as, text)
+					break
+				}
+			}
+		}
 	}
 }
 

@@ -216,7 +216,7 @@ func RunFixtures(rules *gate.Rules, fixtures []Fixture) ([]FixtureResult, Covera
 
 func (f *Fixture) run(rules *gate.Rules, reached map[policy.Pos]bool) FixtureResult {
 	a := &f.action
-	call := mapping.Call{Tool: a.Tool.V, Resource: a.Resource, Risk: mapping.RiskHigh}
+	call := mapping.Call{Tool: a.Tool.V, Resource: rules.Mapping.FoldResource(a.Tool.V, a.Resource), Risk: mapping.RiskHigh}
 	if info, known := rules.Mapping.Tool(call.Tool); known {
 		call.Risk = info.Risk
 	}
