@@ -118,9 +118,10 @@ type SharedLog struct {
 	Source    string         `json:"source"` // the machine that writes it
 	PublicKey string         `json:"public_key"`
 	OK        bool           `json:"ok"`
-	Records   uint64         `json:"records"`    // that came in
-	Verified  uint64         `json:"verified"`   // that its newest checkpoint covers
-	ShippedAt *evidence.Time `json:"shipped_at"` // null: nothing yet
+	Records   uint64         `json:"records"`         // that came in
+	Verified  uint64         `json:"verified"`        // that its newest checkpoint covers
+	First     uint64         `json:"first,omitempty"` // the oldest that was not removed
+	ShippedAt *evidence.Time `json:"shipped_at"`      // null: nothing yet
 	Problem   string         `json:"problem,omitempty"`
 }
 

@@ -25,19 +25,22 @@ const (
 // ExportQuery selects the records of a bundle, by the time of each.
 type ExportQuery struct {
 	Tenant string
-	Since  time.Time // inclusive; zero: no bound
-	Until  time.Time // exclusive; zero: no bound
+	// Log is the origin of the log, as an event's log.origin names it; "" is the one
+	// log of a sidecar. A control, which shows several, wants it.
+	Log   string
+	Since time.Time // inclusive; zero: no bound
+	Until time.Time // exclusive; zero: no bound
 }
 
 // exportLog streams a bundle. What fails before the first byte is an error like
 // any other; after it the connection is cut, so that a part cannot pass for the
 // whole.
 func (s *server) exportLog(w http.ResponseWriter, r *http.Request, id gate.Identity) error {
-	q, err := readQuery(r, "since", "until")
+	q, err := readQuery(r, "since", "until", "log")
 	if err != nil {
 		return err
 	}
-	eq := ExportQuery{Tenant: id.TenantID}
+	eq := ExportQuery{Tenant: id.TenantID, Log: q["log"]}
 	if eq.Since, eq.Until, err = q.between(); err != nil {
 		return err
 	}
@@ -93,6 +96,9 @@ func (c *Client) Export(ctx context.Context, w io.Writer, q ExportQuery) error {
 	}
 	if !q.Until.IsZero() {
 		v.Set("until", q.Until.UTC().Format(time.RFC3339Nano))
+	}
+	if q.Log != "" {
+		v.Set("log", q.Log)
 	}
 	const path = "/api/v1/evidence/export"
 	resp, err := c.do(ctx, http.MethodGet, path, v, nil)

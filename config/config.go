@@ -195,6 +195,11 @@ type Store struct {
 	// Evidence is shared (default): postgres gets a copy of the log, for a control to
 	// show; or local: it stays in data_dir. Of no effect with sqlite.
 	Evidence string `yaml:"evidence"`
+	// EvidenceKeep is how long that copy stays in the database, default 0: for ever; at
+	// least 1d. A control (serve --role control) removes what came longer ago, oldest
+	// first, and puts that on record; sidecars remove nothing there. Their own logs, in
+	// their data_dir, are not touched.
+	EvidenceKeep Duration `yaml:"evidence_keep"`
 	// KeyFile names a file with a secret of 32 characters or more, the same at all
 	// sidecars of the database: passports that one makes are believed by all, and
 	// answers that one kept are read by all. Without, each has keys of its own.

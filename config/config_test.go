@@ -111,6 +111,9 @@ func TestFaults(t *testing.T) {
 				"`notify.slack.actors[0].key`", "`notify.slack.actors[2].slack_user` \"U012AB3CD\" is there twice",
 			},
 		},
+		{"short keep", "store: {driver: postgres, dsn: x, evidence_keep: 1h}\n", nil, []string{"config.yaml:1:50: `store.evidence_keep` must be at least 1d, or 0"}},
+		{"keep of no copy", "store: {evidence_keep: 30d}\n", nil, []string{"`store.evidence_keep` is about the copy of the evidence in a shared database"}},
+		{"keep of a copy that is not made", "store: {driver: postgres, dsn: x, evidence: local, evidence_keep: 30d}\n", nil, []string{"`store.evidence_keep` is about the copy of the evidence in a shared database"}},
 		{"pack", "mapping: {packs: [strip]}\n", nil, []string{"strip"}},
 		{"connect_to", "upstream: {connect_to: [{host: a.b, port: 0, address: x}]}\n", nil, []string{"`upstream.connect_to[0].port`", "`upstream.connect_to[0].address`"}},
 	}

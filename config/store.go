@@ -13,7 +13,7 @@ import (
 // maxConns bounds store.max_conns: a sidecar that needs more has another trouble.
 const maxConns = 200
 
-// minKeep bounds store.keep: people look for what was decided yesterday.
+// minKeep bounds store.keep and store.evidence_keep: people look for what was decided yesterday.
 const minKeep = 24 * time.Hour
 
 func (c *Config) validateStore(at func(string) strictyaml.Pos, faults *strictyaml.Faults) {
@@ -24,7 +24,12 @@ func (c *Config) validateStore(at func(string) strictyaml.Pos, faults *strictyam
 	if s.Keep != 0 && s.Keep.D() < minKeep {
 		faults.Addf(at("store.keep"), "`store.keep` must be at least 1d, or 0 to keep everything")
 	}
+	if s.EvidenceKeep != 0 && s.EvidenceKeep.D() < minKeep {
+		faults.Addf(at("store.evidence_keep"), "`store.evidence_keep` must be at least 1d, or 0 to keep everything")
+	}
 	switch {
+	case s.EvidenceKeep != 0 && (s.Driver != "postgres" || s.Evidence != "shared"):
+		faults.Addf(at("store.evidence_keep"), "`store.evidence_keep` is about the copy of the evidence in a shared database, and there is none: remove it, or set `store.driver: postgres` and `store.evidence: shared`")
 	case s.Driver == "postgres" && s.DSN == "" && s.DSNFile == "":
 		faults.Addf(at("store.driver"), "`store.dsn`: postgres needs a connection string: name a file that holds it in `store.dsn_file`, or set ACTPASS_STORE_DSN")
 	case s.DSN != "" && s.DSNFile != "":

@@ -4,11 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"html"
 	"io"
 	"net/http"
+	"net/http/cookiejar"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +28,7 @@ func controlled(t *testing.T, n int, dsn string, s settings) (ctl *sidecar, list
 	secret := filepath.Join(t.TempDir(), "dsn")
 	must(t, os.WriteFile(secret, []byte(dsn+"\n"), 0o600))
 	must(t, os.WriteFile(secret+".key", []byte("a secret of thirty-two characters\n"), 0o600))
-	s.extra += "\nstore: { driver: postgres, dsn_file: " + secret + ", key_file: " + secret + ".key }"
+	s.extra += "\nstore: { driver: postgres, dsn_file: " + secret + ", key_file: " + secret + ".key, evidence_keep: 1d }"
 	ctl = &sidecar{t: t, dir: t.TempDir()}
 	ctl.config = s.write(t, ctl.dir)
 	ctl.launch(exec.Command(binary, "serve", "--role", "control", "--config", ctl.config))
@@ -245,6 +249,30 @@ func TestControl(t *testing.T) {
 		if err := admin.Export(ctx, io.Discard, api.ExportQuery{}); err == nil || !strings.Contains(err.Error(), "a bundle is of one log") {
 			t.Errorf("export: %v", err)
 		}
+		if err := admin.Export(ctx, io.Discard, api.ExportQuery{Log: "actpass/0000"}); err == nil || !strings.Contains(err.Error(), "no such log") {
+			t.Errorf("export of another log: %v", err)
+		}
+		// The log of each sidecar, from the control alone, under the sidecar's own key.
+		for i, sc := range list {
+			e := shown[fmt.Sprintf("stripe:charge:ch_shown_%d", i)]
+			key := strings.TrimSpace(string(contents(t, filepath.Join(sc.dir, "data", "ledger", "key.pub"))))
+			file := filepath.Join(t.TempDir(), "bundle")
+			if out, code := ctl.cli("evidence", "export", "--log", e.Log.Origin, "--out", file, "--api", "http://"+ctl.api); code != 0 || !strings.Contains(out, "exported") {
+				t.Fatalf("export: %d %s", code, out)
+			}
+			if !strings.Contains(string(contents(t, file)), `"id":"`+e.ID+`"`) {
+				t.Error("the bundle lacks " + e.ID)
+			}
+			if out, code := ctl.cli("evidence", "verify", "--bundle", file, "--public-key", key); code != 0 {
+				t.Errorf("verify: %d %s", code, out)
+			}
+			if out, code := ctl.cli("evidence", "export", "--log", e.Log.Origin, "--api", "http://"+sc.api); code != 0 || strings.Count(out, e.ID) == 0 {
+				t.Errorf("the same of the sidecar itself: %d %s", code, out)
+			}
+			if page := proofPage(t, ctl, e.ID); !strings.Contains(page, "The event is in the log, unchanged") || !strings.Contains(page, key) {
+				t.Errorf("the dashboard's proof: %s", page)
+			}
+		}
 		counts, err := admin.Counts(ctx, time.Now().Add(-time.Hour), "minute")
 		must(t, err)
 		n := int64(0)
@@ -269,8 +297,30 @@ func TestControl(t *testing.T) {
 			}
 		}
 		judged("the calls of all", int(n))
-		// Somebody takes the oldest away.
-		pg.Exec(t, "test_1", `DELETE FROM evidence_batches WHERE seq = (SELECT min(seq) FROM evidence_batches)`)
+		// What is kept long enough is removed by the control, and by it alone; the rest
+		// verifies as before.
+		pg.Exec(t, "test_1", `UPDATE evidence_batches SET shipped_at = shipped_at - 2 * 86400000000 WHERE seq <= (SELECT min(seq) FROM evidence_batches WHERE records > 20)`)
+		list[0].kill()
+		list[0].run()
+		time.Sleep(500 * time.Millisecond) // it looks through the store as it starts
+		if r, err = admin.Verify(ctx); err != nil || !r.OK || len(r.Notes) != 1 {
+			t.Fatalf("after the start of a sidecar: %+v, %v", r, err)
+		}
+		ctl.stop()
+		ctl.launch(exec.Command(binary, "serve", "--role", "control", "--config", ctl.config))
+		admin = ctl.client()
+		becomes(t, 20*time.Second, "the old copies were removed", func() bool {
+			r, err = admin.Verify(ctx)
+			must(t, err)
+			return len(r.Notes) > 1
+		})
+		if !r.OK || !strings.Contains(r.Notes[1], "were removed") {
+			t.Errorf("verified: %+v", r)
+		}
+		becomes(t, 10*time.Second, "that is on record", func() bool {
+			out, code := ctl.cli("evidence", "tail", "--kind", "system", "--limit", "50")
+			return code == 0 && strings.Contains(out, "old copies of evidence were removed")
+		})
 		judged("without the oldest", 1)
 	})
 
@@ -349,4 +399,40 @@ func TestControl(t *testing.T) {
 			return false
 		})
 	})
+}
+
+// proofPage is what the dashboard says to "Verify this event".
+func proofPage(t *testing.T, sc *sidecar, id string) string {
+	t.Helper()
+	jar, err := cookiejar.New(nil)
+	must(t, err)
+	c := &http.Client{Jar: jar, Timeout: 20 * time.Second}
+	page := func(path string, form url.Values) string {
+		ask := func() (*http.Response, error) { return c.Get("http://" + sc.api + path) }
+		if form != nil {
+			ask = func() (*http.Response, error) { return c.PostForm("http://"+sc.api+path, form) }
+		}
+		resp, err := ask()
+		must(t, err)
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		must(t, err)
+		return string(b)
+	}
+	token := func(path string) string {
+		m := regexp.MustCompile(`name="csrf" value="([^"]+)"`).FindStringSubmatch(page(path, nil))
+		if m == nil {
+			t.Fatal("there is no form at " + path)
+		}
+		return m[1]
+	}
+	page("/ui/signin", url.Values{"csrf": {token("/ui/signin")}, "to": {"/ui/"}, "key": {sc.admin}})
+	return html.UnescapeString(page("/ui/events/"+id+"/verify", url.Values{"csrf": {token("/ui/events/" + id)}}))
+}
+
+func contents(t *testing.T, file string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	must(t, err)
+	return b
 }

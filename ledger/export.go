@@ -33,15 +33,19 @@ const rememberOpen = 100_000
 // beginning and holds little of it. When it fails, w may have a part of a bundle;
 // with ctx it stops within some hundred records.
 func (l *Log) ExportSelected(ctx context.Context, w io.Writer, s Selection) (int, error) {
-	p := &picker{Selection: s, ctx: ctx, w: w, mine: map[string]bool{}}
-	if p.remember == 0 {
-		p.remember = rememberOpen
-	}
 	e, err := l.exporter()
 	if err != nil {
 		return 0, err
 	}
-	n, err := e.export(p, l.keys.public, 0, e.to.check.Size, p.keep)
+	return e.selected(ctx, w, l.keys.public, s)
+}
+
+func (e *exporter) selected(ctx context.Context, w io.Writer, vkey string, s Selection) (int, error) {
+	p := &picker{Selection: s, ctx: ctx, w: w, mine: map[string]bool{}}
+	if p.remember == 0 {
+		p.remember = rememberOpen
+	}
+	n, err := e.export(p, vkey, 0, e.to.check.Size, p.keep)
 	if p.err != nil { // also where nothing was to be written after it
 		err = p.err
 	}

@@ -4,17 +4,12 @@ import (
 	"bytes"
 	"compress/flate"
 	"context"
-	"database/sql"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
-	"time"
 
 	"golang.org/x/mod/sumdb/note"
-
-	"github.com/actpass/sidecar/evidence"
 )
 
 // The evidence of all sidecars in one database. Each ships its own log, after it is
@@ -158,75 +153,4 @@ func unpack(content []byte, count int64) ([][]byte, error) {
 		return nil, damaged(fmt.Sprintf("it has %d records, and says %d", len(records), count))
 	}
 	return records, nil
-}
-
-// SharedLogStatus is how one sidecar's log stands here.
-type SharedLogStatus struct {
-	LogName
-	Origin     string
-	Next       uint64
-	Checkpoint []byte // signed; nil: none yet
-	ShippedAt  time.Time
-}
-
-// SharedLogs lists the logs whose records are here, by name, from the one behind
-// after.
-func (p *Postgres) SharedLogs(ctx context.Context, after string, limit int) (list []SharedLogStatus, err error) {
-	err = p.each(ctx, `SELECT origin, public_key, source, next, checkpoint, shipped_at FROM evidence_logs WHERE origin > ? ORDER BY origin LIMIT ?`,
-		[]any{after, pageSize(limit)}, func(row scanner) error {
-			var s SharedLogStatus
-			var next, at int64
-			var checkpoint string
-			err := row.Scan(&s.Origin, &s.PublicKey, &s.Source, &next, &checkpoint, &at)
-			s.Next, s.ShippedAt = uint64(next), fromMicros(at)
-			if checkpoint != "" {
-				s.Checkpoint = []byte(checkpoint)
-			}
-			list = append(list, s)
-			return err
-		})
-	return list, wrap(err, "list the logs of the shared evidence")
-}
-
-// VerifyShared holds one sidecar's records here to the checkpoint that its own key
-// signed. What it finds wrong is a fault; err says that it could not be found out.
-// checked is how many records the checkpoint covers.
-func (p *Postgres) VerifyShared(ctx context.Context, s SharedLogStatus) (checked uint64, fault *evidence.Fault, err error) {
-	verifier, err := note.NewVerifier(s.PublicKey)
-	if err != nil {
-		return 0, &evidence.Fault{Reason: "its key is not one: " + err.Error()}, nil
-	}
-	if s.Checkpoint == nil {
-		return 0, nil, nil
-	}
-	c, err := evidence.OpenCheckpoint(s.Checkpoint, verifier)
-	if err != nil {
-		return 0, &evidence.Fault{Reason: err.Error()}, nil
-	}
-	var tree evidence.Tree
-	for tree.Size() < c.Size {
-		var next [][]byte
-		begins := tree.Size()
-		var content []byte
-		var count int64
-		err := p.row(ctx, `SELECT records, content FROM evidence_batches WHERE origin = ? AND first = ?`, s.Origin, int64(begins)).Scan(&count, &content)
-		if errors.Is(err, sql.ErrNoRows) {
-			return 0, &evidence.Fault{Index: begins, Reason: "it is missing, and those behind it"}, nil
-		}
-		if err != nil {
-			return 0, nil, wrap(err, "verify the shared evidence")
-		}
-		if next, err = unpack(content, count); err != nil {
-			return 0, &evidence.Fault{Index: begins, Reason: err.Error()}, nil
-		}
-		for _, r := range next {
-			if tree.Size() < c.Size {
-				tree.Add(evidence.LeafHash(r))
-			}
-		}
-	}
-	if tree.Root() != c.Root {
-		return 0, &evidence.Fault{Reason: fmt.Sprintf("the first %d records are not those that %s signed a checkpoint of", c.Size, strings.TrimSpace(s.Origin))}, nil
-	}
-	return c.Size, nil, nil
 }

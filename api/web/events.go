@@ -2,6 +2,7 @@ package web
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -25,7 +26,8 @@ type event struct {
 	Log struct {
 		Index    uint64 `json:"index"`
 		LeafHash string `json:"leaf_hash"`
-		Source   string `json:"source"` // "" for the own log
+		Origin   string `json:"origin"` // with Source, "" for the own log
+		Source   string `json:"source"`
 	} `json:"log"`
 }
 
@@ -189,8 +191,8 @@ func (d *Dashboard) eventVerify(w http.ResponseWriter, r *http.Request, v *visit
 		return err
 	}
 	started := time.Now()
-	pr := &proof{Leaf: b.Log.LeafHash, Index: b.Log.Index, Key: d.Evidence.PublicKey()}
-	if err := d.prove(pr); err != nil {
+	pr := &proof{Leaf: b.Log.LeafHash, Index: b.Log.Index}
+	if err := d.prove(r.Context(), b.Log.Origin, pr); err != nil {
 		pr.Problem = sentence(&api.Error{Message: err.Error()})
 	}
 	pr.OK = pr.Problem == ""
@@ -206,8 +208,9 @@ func (d *Dashboard) eventVerify(w http.ResponseWriter, r *http.Request, v *visit
 	return d.show(w, r, v, "event", &page{Title: "Event", Nav: "events", Body: b})
 }
 
-func (d *Dashboard) prove(pr *proof) error {
-	p, err := d.Evidence.Proof(pr.Index)
+func (d *Dashboard) prove(ctx context.Context, origin string, pr *proof) error {
+	p, key, err := d.Evidence.Proof(ctx, origin, pr.Index)
+	pr.Key = key
 	if err != nil {
 		return err
 	}

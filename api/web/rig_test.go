@@ -167,7 +167,7 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 	go func() { defer close(followed); _ = ix.Follow(ctx, r.log) }()
 	r.opt = api.Options{Gate: r.gate, Events: events{Index: ix, gate: r.gate, log: r.log, dir: filepath.Join(dir, "ledger")}}
 	r.api = api.New(r.opt)
-	o := Options{API: r.api, Gate: r.gate, Evidence: r.log, Version: "test", Addresses: func() Addresses {
+	o := Options{API: r.api, Gate: r.gate, Evidence: oneLog{r.log}, Version: "test", Addresses: func() Addresses {
 		return Addresses{Proxy: "127.0.0.1:8080", API: "127.0.0.1:8090", CAFile: "ca.pem"}
 	}}
 	for _, f := range change {
@@ -294,4 +294,12 @@ func (r *rig) signedIn(secret string) *browser {
 		r.t.Fatalf("sign-in answers %d: %s", got.status, got.body)
 	}
 	return b
+}
+
+// oneLog is a log as the dashboard asks of it.
+type oneLog struct{ *ledger.Log }
+
+func (l oneLog) Proof(_ context.Context, _ string, index uint64) (evidence.Proof, string, error) {
+	p, err := l.Log.Proof(index)
+	return p, l.PublicKey(), err
 }

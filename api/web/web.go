@@ -42,10 +42,9 @@ type Gate interface {
 type Evidence interface {
 	// Size is the number of records; it grows with everything that happens.
 	Size() uint64
-	// Proof shows that a record is in the log.
-	Proof(index uint64) (evidence.Proof, error)
-	// PublicKey is the verifier key of the checkpoints, note format.
-	PublicKey() string
+	// Proof shows that a record is in its log, and gives the log's verifier key, note
+	// format. origin names the log where there are several, as an event does.
+	Proof(ctx context.Context, origin string, index uint64) (proof evidence.Proof, key string, err error)
 }
 
 // Addresses are what an agent is pointed at; "" for a door that is closed.

@@ -351,7 +351,7 @@ func TestVerify(t *testing.T) {
 	}
 	// A leaf that is not the record's is no proof.
 	pr := &proof{Index: 0, Leaf: strings.Repeat("A", 43) + "=", Key: r.log.PublicKey()}
-	if err := r.dash.prove(pr); err == nil {
+	if err := r.dash.prove(t.Context(), "", pr); err == nil {
 		t.Error("a wrong leaf was proved")
 	}
 }

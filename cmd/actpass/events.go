@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/mod/sumdb/note"
+
 	"github.com/actpass/sidecar/api"
 	"github.com/actpass/sidecar/config"
 	"github.com/actpass/sidecar/evidence"
@@ -91,18 +93,16 @@ func (e *events) Verify(ctx context.Context) (api.VerifyReport, error) {
 	return verifyLog(e.dir, e.own.PublicKey())
 }
 
-// errManyLogs is why a control exports nothing: a bundle is of one log.
-var errManyLogs = &api.Error{Status: http.StatusConflict, Code: "evidence.many_logs", Message: "a bundle is of one log, and this is a control, which shows those of many: ask the sidecar that the events' log.source names"}
+// errManyLogs is why a control exports nothing that is not named: a bundle is of one
+// log.
+var errManyLogs = &api.Error{Status: http.StatusConflict, Code: "evidence.many_logs", Message: "a bundle is of one log, and this is a control, which shows those of many: name one with ?log=, as an event's log.origin has it"}
 
-// Export writes the tenant's records, each with its proof, from the log itself.
+// Export writes the tenant's records of one log, each with its proof.
 func (e *events) Export(ctx context.Context, w io.Writer, q api.ExportQuery) error {
-	if e.own == nil {
-		return errManyLogs
-	}
 	if err := e.log.Flush(ctx); err != nil {
 		return err
 	}
-	_, err := e.own.ExportSelected(ctx, w, ledger.Selection{
+	s := ledger.Selection{
 		Tenant: q.Tenant, Since: q.Since, Until: q.Until,
 		Owns: func(id string) (bool, error) {
 			_, err := e.index.Event(ctx, q.Tenant, id)
@@ -111,6 +111,25 @@ func (e *events) Export(ctx context.Context, w io.Writer, q api.ExportQuery) err
 			}
 			return err == nil, err
 		},
-	})
+	}
+	if e.own == nil {
+		if q.Log == "" {
+			return errManyLogs
+		}
+		return e.log.(*sharedRecords).export(ctx, w, q.Log, s)
+	}
+	if q.Log != "" {
+		v, err := note.NewVerifier(e.own.PublicKey())
+		if err != nil {
+			return err
+		}
+		if v.Name() != q.Log {
+			return errNoLog
+		}
+	}
+	_, err := e.own.ExportSelected(ctx, w, s)
 	return err
 }
+
+// errNoLog is said of a log that this process does not have.
+var errNoLog = &api.Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no such log here; an event's log.origin names its log, at the control of the sidecars that share a database"}

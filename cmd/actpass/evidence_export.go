@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -17,20 +18,68 @@ import (
 )
 
 func newEvidenceExportCmd() *cobra.Command {
-	var dir, since, until, outFile string
+	var dir, since, until, outFile, origin string
 	cmd := &cobra.Command{
 		Use:   "export",
 		Short: "Write a signed bundle of events that verifies offline",
 		Long: `Writes the records of a time range, each with its proof against a signed
 checkpoint, as JSON lines. The bundle can be checked without the rest of the log:
 actpass evidence verify --bundle FILE. Reads the log in the data directory, also
-while the sidecar runs.`,
-		Example: "  actpass evidence export --since 24h --out bundle.jsonl\n  actpass evidence export --since 2026-11-01 --until 2026-12-01 > november.jsonl",
-		Args:    cobra.NoArgs,
+while the sidecar runs.
+
+With --log it asks a control (serve --role control) for one of the logs that it has
+copies of, with the key in ` + envAPIKey + ` (role approver or admin): the records of
+the key's tenant. An event's log.origin names its log, and so does
+GET /api/v1/evidence/verify.`,
+		Example: `  actpass evidence export --since 24h --out bundle.jsonl
+  actpass evidence export --since 2026-11-01 --until 2026-12-01 > november.jsonl
+  actpass evidence export --log actpass/4f1c9b0a7d2e6538 --api http://127.0.0.1:8090`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			keep, err := between(since, until, time.Now())
+			now := time.Now()
+			keep, err := between(since, until, now)
 			if err != nil {
 				return err
+			}
+			if origin != "" && dir != "" {
+				return usage("--log asks a control, --data-dir reads the log on this machine: give one of them")
+			}
+			w := cmd.OutOrStdout()
+			create := func() error {
+				if outFile == "" {
+					return nil
+				}
+				f, err := os.OpenFile(outFile, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+				if err != nil {
+					return fmt.Errorf("create the bundle: %w", err)
+				}
+				w = f
+				return nil
+			}
+			defer func() {
+				if f, ok := w.(*os.File); ok && outFile != "" {
+					err = errors.Join(err, f.Sync(), f.Close())
+				}
+			}()
+			if origin != "" {
+				client, err := newClient(cmd)
+				if err == nil {
+					err = create()
+				}
+				if err != nil {
+					return err
+				}
+				ctx, stop := interruptible(cmd)
+				defer stop()
+				q := api.ExportQuery{Log: origin}
+				q.Since, _ = api.When(since, now) // read before
+				q.Until, _ = api.When(until, now)
+				counted := &lineCounter{w: w}
+				if err := client.Export(ctx, counted, q); err != nil {
+					return explained(err)
+				}
+				fmt.Fprintf(cmd.ErrOrStderr(), "%d %s exported\n", counted.lines-1, plural(counted.lines-1, "record", "records"))
+				return nil
 			}
 			if dir == "" {
 				cfg, err := loadConfig(cmd)
@@ -40,17 +89,11 @@ while the sidecar runs.`,
 				dir = cfg.Path(cfg.DataDir)
 			}
 			r, err := ledger.OpenReader(filepath.Join(dir, "ledger"))
+			if err == nil {
+				err = create()
+			}
 			if err != nil {
 				return err
-			}
-			w := cmd.OutOrStdout()
-			if outFile != "" {
-				f, err := os.OpenFile(outFile, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-				if err != nil {
-					return fmt.Errorf("create the bundle: %w", err)
-				}
-				defer func() { err = errors.Join(err, f.Sync(), f.Close()) }()
-				w = f
 			}
 			n, err := r.Export(w, 0, math.MaxUint64, keep)
 			if err != nil {
@@ -60,11 +103,25 @@ while the sidecar runs.`,
 			return nil
 		},
 	}
+	addAPIFlag(cmd)
+	cmd.Flags().StringVar(&origin, "log", "", "the log of this name, from the control that --api names, instead of the data directory's")
 	cmd.Flags().StringVar(&dir, "data-dir", "", "data directory (else data_dir of the configuration)")
 	cmd.Flags().StringVar(&since, "since", "", "first time: a duration ago (24h, 7d), a date or an RFC 3339 time")
 	cmd.Flags().StringVar(&until, "until", "", "time to stop before, as --since")
 	cmd.Flags().StringVarP(&outFile, "out", "o", "", "file to write, which must not exist (else standard output)")
 	return cmd
+}
+
+// lineCounter counts the lines that pass.
+type lineCounter struct {
+	w     io.Writer
+	lines int
+}
+
+func (c *lineCounter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.lines += bytes.Count(b[:n], []byte{'\n'})
+	return n, err
 }
 
 // between keeps the records of a time range.

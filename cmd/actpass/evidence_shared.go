@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"github.com/actpass/sidecar/api"
 	"github.com/actpass/sidecar/api/web"
 	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/gate"
 	"github.com/actpass/sidecar/ledger"
 	"github.com/actpass/sidecar/store"
 )
@@ -32,6 +35,7 @@ type sharedRecords struct {
 	db      *store.Postgres
 	trail   *ledger.Log
 	shipper *store.Shipper
+	temp    string // where a proof may have a temporary file
 }
 
 // Flush ships this process's own log too. What others have not shipped yet, it cannot
@@ -57,7 +61,7 @@ func (s *sharedRecords) Read(from uint64, max int) ([]evidence.Entry, error) {
 func (s *sharedRecords) verify(ctx context.Context) (api.VerifyReport, error) {
 	began := time.Now()
 	r := api.VerifyReport{OK: true, Notes: []string{}}
-	after := ""
+	after, trimmed := "", 0
 	for {
 		list, err := s.db.SharedLogs(ctx, after, 100)
 		if err != nil {
@@ -72,6 +76,10 @@ func (s *sharedRecords) verify(ctx context.Context) (api.VerifyReport, error) {
 			one := api.SharedLog{Origin: l.Origin, Source: l.Source, PublicKey: l.PublicKey, OK: fault == nil, Records: l.Next, Verified: checked}
 			if !l.ShippedAt.IsZero() {
 				one.ShippedAt = &evidence.Time{Time: l.ShippedAt}
+			}
+			if l.Begins > 0 {
+				one.First = l.Begins
+				trimmed++
 			}
 			if fault != nil {
 				one.Problem = fault.Error()
@@ -89,6 +97,9 @@ func (s *sharedRecords) verify(ctx context.Context) (api.VerifyReport, error) {
 		}
 	}
 	r.Notes = append(r.Notes, fmt.Sprintf("%d logs, each under its own key: `logs` has them one by one. The keys are those that the sidecars brought; compare them with what is known from elsewhere", len(r.Logs)))
+	if trimmed > 0 {
+		r.Notes = append(r.Notes, fmt.Sprintf("of %d of them the oldest records were removed from the database (store.evidence_keep): first says where the copy begins. Their sidecars' own logs have them", trimmed))
+	}
 	r.Took = time.Since(began)
 	return r, nil
 }
@@ -126,7 +137,7 @@ func (p *program) follow(ctx context.Context) error {
 func (p *program) events() *events {
 	e := &events{index: p.index, log: p.trail, own: p.trail, dir: filepath.Join(p.dir, "ledger"), gate: p.gate, settings: p.inForce}
 	if p.shared != nil {
-		e.own, e.log = nil, &sharedRecords{SharedLog: p.shared, db: p.shipper.To, trail: p.trail, shipper: p.shipper}
+		e.own, e.log = nil, &sharedRecords{SharedLog: p.shared, db: p.shipper.To, trail: p.trail, shipper: p.shipper, temp: p.dir}
 	}
 	return e
 }
@@ -148,19 +159,63 @@ func (p *program) shipLast(ctx context.Context) {
 	}
 }
 
+// copyOf is the copy of one sidecar's log.
+func (s *sharedRecords) copyOf(ctx context.Context, origin string) (ledger.Copy, error) {
+	l, err := s.db.SharedLogNamed(ctx, origin)
+	if errors.Is(err, gate.ErrNotFound) {
+		return ledger.Copy{}, errNoLog
+	}
+	if err != nil {
+		return ledger.Copy{}, err
+	}
+	first, err := l.Before()
+	if err != nil {
+		return ledger.Copy{}, err
+	}
+	return ledger.Copy{
+		PublicKey: l.PublicKey, Checkpoint: l.Checkpoint, First: first, Temp: s.temp,
+		Read: func(from uint64, max int) ([]evidence.Entry, error) { return s.db.ReadCopy(ctx, origin, from, max) },
+	}, nil
+}
+
+// export writes a bundle of one sidecar's log, from its copy.
+func (s *sharedRecords) export(ctx context.Context, w io.Writer, origin string, sel ledger.Selection) error {
+	c, err := s.copyOf(ctx, origin)
+	if err == nil {
+		_, err = c.ExportSelected(ctx, w, sel)
+	}
+	if errors.Is(err, ledger.ErrUnsigned) {
+		return &api.Error{Status: http.StatusConflict, Code: "evidence.unsigned", Message: "no signed checkpoint covers what is here of that log: its sidecar ships one when the log has come here as far as it goes, or all that one covered was removed (store.evidence_keep)"}
+	}
+	return err
+}
+
 // pageEvidence is what the pages ask of the log.
 func (p *program) pageEvidence() web.Evidence {
 	if p.shared == nil {
-		return p.trail
+		return oneLog{p.trail}
 	}
-	return manyLogs{p.shared}
+	return &manyLogs{&sharedRecords{SharedLog: p.shared, db: p.shipper.To, temp: p.dir}}
 }
 
-// manyLogs shows when something happened anywhere; proofs are of one log.
-type manyLogs struct{ *store.SharedLog }
+// oneLog is this process's own.
+type oneLog struct{ *ledger.Log }
 
-func (manyLogs) PublicKey() string { return "" }
+func (l oneLog) Proof(_ context.Context, _ string, index uint64) (evidence.Proof, string, error) {
+	p, err := l.Log.Proof(index)
+	return p, l.PublicKey(), err
+}
 
-func (manyLogs) Proof(uint64) (evidence.Proof, error) {
-	return evidence.Proof{}, errors.New("a proof is of one log, and the control has copies of many: ask the sidecar that wrote the event, or verify the whole here")
+// manyLogs are the copies of all. It has proofs of each, under the key of its sidecar.
+type manyLogs struct{ records *sharedRecords }
+
+func (m *manyLogs) Size() uint64 { return m.records.Size() }
+
+func (m *manyLogs) Proof(ctx context.Context, origin string, index uint64) (evidence.Proof, string, error) {
+	c, err := m.records.copyOf(ctx, origin)
+	if err != nil {
+		return evidence.Proof{}, "", err
+	}
+	p, err := c.Proof(index)
+	return p, c.PublicKey, err
 }
