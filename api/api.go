@@ -38,6 +38,7 @@ type Gate interface {
 	Beside(a *gate.Approval) []gate.RuleBeside
 	PassportFor(ctx context.Context, actor gate.Identity, a gate.Approval) (gate.Issued, error)
 	IssuePassport(ctx context.Context, actor gate.Identity, n gate.NewPassport) (gate.Issued, error)
+	Passports(ctx context.Context, actor gate.Identity, q gate.PassportQuery) ([]gate.Passport, string, error)
 	VerifyPassport(ctx context.Context, actor gate.Identity, token, audience string) (*passport.Claims, error)
 	RevokePassport(ctx context.Context, actor gate.Identity, jti, reason string) error
 	JWKS() passport.JWKS

@@ -31,6 +31,7 @@ var calls = []struct {
 	{"GET", grantsPath, "", "approver admin"},
 	{"GET", grantsPath + "/grt_1", "", "approver admin"},
 	{"DELETE", grantsPath + "/grt_1", "", "approver admin"},
+	{"GET", "/api/v1/passports", "", "approver admin"},
 	{"POST", "/api/v1/passports/issue", `{"agent_id":"a","allowed_tools":["t"],"allowed_resources":["*"]}`, "gateway approver admin"},
 	{"POST", "/api/v1/passports/verify", `{"token":"t"}`, "gateway approver admin"},
 	{"POST", "/api/v1/passports/revoke", `{"jti":"ap_1"}`, "admin"},
@@ -184,7 +185,7 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 	a := newAPI(t)
 	for _, path := range []string{
 		"/", "/x", "/api", "/api/v1", "/api/v1/", "/api/v1/nope", "/api/v1/keys/", "/api/v1//keys", "/api/v1/./keys", "/api/v1/x/../keys", "/api/v1/keys/a/b",
-		"/api/v1/passports", "/api/v1/passports/nope", "/api/v1/evidence/exports", "/api/v1/simulate/x", "/metrics", "/api/v1/keys/%2e%2e",
+		"/api/v1/passports/nope", "/api/v1/evidence/exports", "/api/v1/simulate/x", "/metrics", "/api/v1/keys/%2e%2e",
 	} {
 		if got := a.call("GET", path, adminKey, ""); got.status != 404 && path != "/api/v1/keys/%2e%2e" {
 			t.Errorf("%s: %d %s", path, got.status, got.body)

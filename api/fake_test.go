@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -206,6 +207,10 @@ func (g *fakeGate) VerifyPassport(_ context.Context, _ gate.Identity, token, _ s
 	return &passport.Claims{ID: "ap_1", AllowedTools: []string{"t"}, AllowedResources: []string{"*"}}, nil
 }
 
+func (g *fakeGate) Passports(_ context.Context, _ gate.Identity, q gate.PassportQuery) ([]gate.Passport, string, error) {
+	return []gate.Passport{{ID: "ap_1", AgentID: q.AgentID, IssuedAt: time.Now(), ExpiresAt: time.Now().Add(time.Minute)}}, "", g.err
+}
+
 func (g *fakeGate) RevokePassport(context.Context, gate.Identity, string, string) error { return g.err }
 
 func (g *fakeGate) JWKS() passport.JWKS { return passport.JWKS{Keys: []passport.JWK{}} }
@@ -327,11 +332,18 @@ func (a answer) at(path string) any {
 		return "not JSON: " + a.body
 	}
 	for name := range strings.SplitSeq(path, ".") {
-		m, ok := v.(map[string]any)
-		if !ok {
+		switch at := v.(type) {
+		case map[string]any:
+			v = at[name]
+		case []any:
+			i, err := strconv.Atoi(name)
+			if err != nil || i < 0 || i >= len(at) {
+				return nil
+			}
+			v = at[i]
+		default:
 			return nil
 		}
-		v = m[name]
 	}
 	return v
 }

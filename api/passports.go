@@ -150,7 +150,7 @@ func (s *server) issuePassport(w http.ResponseWriter, r *http.Request, id gate.I
 		ResourceConstraints: b.ResourceConstraints, RiskTier: b.RiskTier, ApprovalHash: b.ApprovalHash, TTL: time.Duration(b.TTL) * time.Second,
 	})
 	if err != nil {
-		return about("passport", evidenceDown, err)
+		return about("passport", storeDown, err)
 	}
 	return writeJSON(w, http.StatusCreated, IssuedPassport{Token: p.Token, ID: p.ID, ExpiresAt: evidence.Time{Time: p.ExpiresAt}})
 }

@@ -243,3 +243,27 @@ func TestAKeyWithACeilingIssuesBelowIt(t *testing.T) {
 		r.call("POST", "/api/v1/keys", r.admin, body).want(t, 400, "invalid_request", field)
 	}
 }
+
+// TestPassportsAreListed: what was issued, without its token, to who reads the
+// record, in its own tenant.
+func TestPassportsAreListed(t *testing.T) {
+	const path = "/api/v1/passports"
+	r := withPassports(newReal(t, gate.ModeEnforce))
+	lead, _ := r.key(t, `{"name":"Ann","role":"approver"}`)
+	made := r.call("POST", issuePath, r.admin, wanted(`{"max_amount":9007199254740993}`, ""))
+	made.want(t, 201, "", "")
+	r.call("POST", issuePath, r.admin, wanted(`{}`, "")).want(t, 201, "", "")
+	got := r.call("GET", path+"?limit=1", lead, "")
+	got.want(t, 200, "", "")
+	if strings.Contains(got.body, made.at("token").(string)) || strings.Contains(got.body, "token") {
+		t.Errorf("the token is shown again: %s", got.body)
+	}
+	got = r.call("GET", path+"?cursor="+got.at("next_cursor").(string), lead, "")
+	if got.at("data.0.jti") != made.at("jti") || got.at("data.0.state") != "live" || got.at("data.0.uses_left") != 1.0 || !strings.Contains(got.body, `"max_amount":9007199254740993`) || got.at("next_cursor") != "" {
+		t.Errorf("%s", got.body)
+	}
+	r.call("POST", "/api/v1/passports/revoke", r.admin, `{"jti":"`+made.at("jti").(string)+`","reason":"lost"}`).want(t, 200, "", "")
+	if got = r.call("GET", path+"?state=revoked", lead, ""); got.at("data.0.revoke_reason") != "lost" || got.at("data.0.uses_left") != 0.0 {
+		t.Errorf("%s", got.body)
+	}
+}

@@ -50,6 +50,7 @@ func (s *server) table() []route {
 		{method: "GET", pattern: "/api/v1/grants/{id}", roles: forHumans, do: s.getGrant},
 		{method: "DELETE", pattern: "/api/v1/grants/{id}", roles: forHumans, do: s.revokeGrant},
 		{method: "POST", pattern: "/api/v1/slack/interactions", open: true, do: s.slackInteraction},
+		{method: "GET", pattern: "/api/v1/passports", roles: forHumans, do: s.listPassports},
 		{method: "POST", pattern: "/api/v1/passports/issue", roles: forAll, do: s.issuePassport},
 		{method: "POST", pattern: "/api/v1/passports/verify", roles: forAll, do: s.verifyPassport},
 		{method: "POST", pattern: "/api/v1/passports/revoke", roles: forAdmins, do: s.revokePassport},

@@ -49,17 +49,16 @@ func TestDashboard(t *testing.T) {
 	if out, err := refund.CombinedOutput(); err != nil {
 		t.Fatalf("%v %s", err, out)
 	}
-	dir := t.TempDir()
-	must(t, os.CopyFS(dir, os.DirFS("web")))
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
-	defer cancel()
-	npm := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-	npm.Dir, npm.Env = dir, presetEnv()
-	if out, err := npm.CombinedOutput(); err != nil {
-		missing(t, "npm ci: "+string(out))
-	}
+	_, err = sc.client().IssuePassport(context.Background(), api.NewPassport{
+		AgentID: "<script>alert(1)</script>", UserID: "a\u202eb", AllowedTools: []string{"stripe.*", `"><img src=x onerror=alert(1)>`}, AllowedResources: []string{"*"},
+		ResourceConstraints: api.Constraints{"equals": map[string]any{"note": "<script>alert(1)</script>"}},
+	})
+	must(t, err)
+	dir := webDir(t)
 	chromium, err := exec.LookPath("chromium")
 	must(t, err)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	defer cancel()
 	walk := exec.CommandContext(ctx, "node", "walk.mjs")
 	walk.Dir = dir
 	walk.Env = append(os.Environ(), "BASE=http://"+sc.api, "CHROMIUM="+chromium, "ADMIN="+sc.admin, "DIR="+dir, "APPROVER="+sc.key("--name", "sam", "--role", "approver", "--group", "support-leads"))
@@ -92,4 +91,19 @@ func TestDashboard(t *testing.T) {
 	if out, code := sc.cli("test"); code != 0 || !strings.Contains(out, " 0 failed") {
 		t.Errorf("%d %s", code, out)
 	}
+}
+
+// webDir is a new directory with the scripts of web and what they need.
+func webDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, os.CopyFS(dir, os.DirFS("web")))
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	npm := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+	npm.Dir, npm.Env = dir, presetEnv()
+	if out, err := npm.CombinedOutput(); err != nil {
+		missing(t, "npm ci: "+string(out))
+	}
+	return dir
 }

@@ -39,8 +39,8 @@ func (k *killer) Consume(ctx context.Context, tenant, id, event string, now time
 	return a, err
 }
 
-func (k *killer) ClaimPassport(ctx context.Context, tenant, jti, event string, expires time.Time) error {
-	err := k.Store.ClaimPassport(ctx, tenant, jti, event, expires)
+func (k *killer) ClaimPassport(ctx context.Context, tenant, jti, event string, at, expires time.Time) error {
+	err := k.Store.ClaimPassport(ctx, tenant, jti, event, at, expires)
 	if err == nil && k.at == "after the passport" {
 		die()
 	}

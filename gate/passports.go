@@ -335,7 +335,7 @@ func (g *Gate) claim(ctx context.Context, c *call) error {
 	if c.claims == nil || c.verdict.passport != passportValid {
 		return nil
 	}
-	err := g.store.ClaimPassport(ctx, c.Identity.TenantID, c.claims.ID, c.id, c.claims.ExpiresAt.Add(passport.Leeway))
+	err := g.store.ClaimPassport(ctx, c.Identity.TenantID, c.claims.ID, c.id, g.now(), c.claims.ExpiresAt.Add(passport.Leeway))
 	if err == nil {
 		c.claimed = c.claims.ID
 		return nil

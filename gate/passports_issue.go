@@ -60,10 +60,12 @@ func (g *Gate) IssuePassport(ctx context.Context, actor Identity, n NewPassport)
 	if a := g.authority.Load(); actor.Role != RoleAdmin && n.Audience != "" && (a == nil || n.Audience != a.Audience) {
 		return Issued{}, fmt.Errorf("issue a passport: %w: the ceiling is for this sidecar, and the passport would be for the audience %q", ErrNotAllowed, clip(n.Audience))
 	}
-	return g.issue(ctx, actor, n, newID("ap_"))
+	return g.issue(ctx, actor, n, newID("ap_"), "")
 }
 
-func (g *Gate) issue(ctx context.Context, actor Identity, n NewPassport, jti string) (Issued, error) {
+// issue signs, records and keeps, in this order. If we crash on the way, a passport
+// is on record, or in the list, that nobody holds: its token is not given out.
+func (g *Gate) issue(ctx context.Context, actor Identity, n NewPassport, jti, approval string) (Issued, error) {
 	a := g.authority.Load()
 	if a == nil || len(a.Keys) == 0 {
 		return Issued{}, fmt.Errorf("issue a passport: %w: there is no signing key", ErrUnavailable)
@@ -108,6 +110,15 @@ func (g *Gate) issue(ctx context.Context, actor Identity, n NewPassport, jti str
 	})
 	if err != nil {
 		return Issued{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	err = g.store.KeepPassport(ctx, Passport{
+		ID: jti, TenantID: claims.TenantID, AgentID: n.AgentID, UserID: n.UserID, Goal: n.Goal, Audience: n.Audience,
+		Tools: n.AllowedTools, Resources: n.AllowedResources, Constraints: n.ResourceConstraints, RiskTier: n.RiskTier,
+		ApprovalID: approval, ApprovalHash: n.ApprovalHash, SignedBy: a.Keys[0].ID, KeyID: actor.KeyID, KeyName: actor.Name,
+		IssuedAt: claims.IssuedAt, ExpiresAt: claims.ExpiresAt,
+	})
+	if err != nil {
+		return Issued{}, fmt.Errorf("keep passport %s: %w", jti, err)
 	}
 	return Issued{Token: token, ID: jti, ExpiresAt: claims.ExpiresAt}, nil
 }
@@ -156,9 +167,18 @@ func (g *Gate) PassportFor(ctx context.Context, actor Identity, a Approval) (Iss
 		return Issued{}, fmt.Errorf("mint the passport of approval %s: %w: it is %s", a.ID, ErrIllegalState, a.State)
 	}
 	ttl := min(a.UseBefore.Sub(g.now()), passport.MaxTTL)
-	return g.issue(ctx, Identity{TenantID: a.TenantID, KeyID: actor.KeyID, Source: actor.Source}, NewPassport{
+	return g.issue(ctx, Identity{TenantID: a.TenantID, KeyID: actor.KeyID, Name: actor.Name, Source: actor.Source}, NewPassport{
 		AgentID: a.AgentID, UserID: a.UserID, Goal: a.Goal,
 		AllowedTools: []string{a.Tool}, AllowedResources: []string{a.Resource},
 		RiskTier: a.Risk, ApprovalHash: callOf(a.Fingerprint), TTL: max(ttl, time.Second),
-	}, "ap_"+strings.TrimPrefix(a.ID, "apr_"))
+	}, "ap_"+strings.TrimPrefix(a.ID, "apr_"), a.ID)
+}
+
+// Passports lists what was issued for the actor's tenant, to whom reads the record.
+func (g *Gate) Passports(ctx context.Context, actor Identity, q PassportQuery) ([]Passport, string, error) {
+	if actor.Role != RoleApprover && actor.Role != RoleAdmin {
+		return nil, "", fmt.Errorf("list passports: %w: the key's role is %s", ErrNotAllowed, actor.Role)
+	}
+	q.TenantID, q.Now = actor.TenantID, g.now()
+	return g.store.Passports(ctx, q)
 }

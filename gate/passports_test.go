@@ -12,6 +12,7 @@ import (
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
 	"github.com/actpass/sidecar/passport"
+	"github.com/actpass/sidecar/store"
 )
 
 var admin = gate.Identity{TenantID: "acme", KeyID: "key_root", Name: "root", Role: gate.RoleAdmin, Source: gate.SourceKey}
@@ -251,5 +252,75 @@ func TestPassportExpiresWhileHeld(t *testing.T) {
 	}
 	if got := <-out; got.refusal == nil || got.refusal.Decision.ReasonCode != passport.ReasonExpired {
 		t.Errorf("%+v", got.refusal)
+	}
+}
+
+// TestWhatWasIssuedIsListed: each passport with who issued it and what became of it,
+// in its own tenant, to those who read the record; and none is given out that could
+// not be listed.
+func TestWhatWasIssuedIsListed(t *testing.T) {
+	f := withAuthority(newGate(t, "enforce", nil))
+	used, gone := f.issue(t, wish()), f.issue(t, wish())
+	permit, ref := f.Check(t.Context(), f.with(used.Token, "4900"))
+	if permit == nil {
+		t.Fatalf("%+v", ref)
+	}
+	permit.Done(gate.Outcome{State: evidence.StateForwarded, Status: 200})
+	if err := f.RevokePassport(t.Context(), admin, gone.ID, "lost"); err != nil {
+		t.Fatal(err)
+	}
+	// The passport of an approval is used when the held call's own retry is.
+	_, held := f.Check(t.Context(), f.refund("25000"))
+	a, err := f.Decide(t.Context(), approver, held.Approval, gate.Approve, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	minted, err := f.PassportFor(t.Context(), approver, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := func(actor gate.Identity, q gate.PassportQuery) map[string]gate.Passport {
+		t.Helper()
+		l, _, err := f.Passports(t.Context(), actor, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := map[string]gate.Passport{}
+		for _, p := range l {
+			out[p.ID] = p
+		}
+		return out
+	}
+	if l := list(approver, gate.PassportQuery{State: gate.PassportLive}); len(l) != 1 || l[minted.ID].ApprovalID != a.ID || l[minted.ID].KeyID != approver.KeyID || l[minted.ID].ApprovalHash == "" {
+		t.Errorf("%+v", l)
+	}
+	if permit, ref = f.Check(t.Context(), f.refund("25000")); permit == nil {
+		t.Fatalf("%+v", ref)
+	}
+	permit.Done(gate.Outcome{State: evidence.StateForwarded, Status: 200})
+	l := list(admin, gate.PassportQuery{})
+	p := l[used.ID]
+	if len(l) != 3 || p.UsedBy == "" || !p.UsedAt.Equal(f.now) || p.KeyID != admin.KeyID || p.KeyName != admin.Name || p.UserID != "user_9" || p.Constraints["max_amount"] != int64(10000) || !p.ExpiresAt.Equal(used.ExpiresAt) {
+		t.Errorf("%+v", p)
+	}
+	if p := l[gone.ID]; p.RevokedAt.IsZero() || p.RevokeReason != "lost" || p.State(f.now) != gate.PassportRevoked {
+		t.Errorf("%+v", p)
+	}
+	if p := l[minted.ID]; p.UsedBy == "" || p.State(f.now) != gate.PassportUsed {
+		t.Errorf("the approval was used, and its passport is %+v", p)
+	}
+	other := admin
+	other.TenantID = "other"
+	if l := list(other, gate.PassportQuery{TenantID: "acme"}); len(l) != 0 {
+		t.Errorf("another tenant sees %v", l)
+	}
+	for _, role := range []string{gate.RoleGateway, ""} {
+		if _, _, err := f.Passports(t.Context(), gate.Identity{TenantID: "acme", KeyID: "k", Role: role}, gate.PassportQuery{}); !errors.Is(err, gate.ErrNotAllowed) {
+			t.Errorf("role %q: %v", role, err)
+		}
+	}
+	f.store.Fail("KeepPassport", store.Fails)
+	if p, err := f.IssuePassport(t.Context(), admin, wish()); err == nil || p.Token != "" {
+		t.Errorf("given out, and not in the list: %+v %v", p, err)
 	}
 }

@@ -198,20 +198,8 @@ type Store interface {
 	LimitStore
 	GrantStore
 	ModeStore
+	PassportStore
 	PruneStore
-
-	// ClaimPassport takes the single use of a jti for an event, atomically.
-	// ErrRevoked when it was revoked, ErrIllegalState when another event has it.
-	// The row may be forgotten after expires.
-	ClaimPassport(ctx context.Context, tenant, jti, eventID string, expires time.Time) error
-	// ReleasePassport gives the use back, if that event has it.
-	ReleasePassport(ctx context.Context, tenant, jti, eventID string) error
-	// RevokePassport revokes a jti, used, unused or never seen; again is no error.
-	// The row may be forgotten after expires.
-	RevokePassport(ctx context.Context, tenant, jti, reason string, at, expires time.Time) error
-	// PassportState tells which event used a jti ("" for none), and whether it was
-	// revoked. A jti that is not known is unused.
-	PassportState(ctx context.Context, tenant, jti string) (usedBy string, revoked bool, err error)
 
 	// KeepAnswer keeps the sealed answer that a consumed approval's call got, until
 	// expires; a second one replaces it.

@@ -51,6 +51,7 @@ type memoryState struct {
 	uses        []memoryUse
 	seen        map[[2]string]int64          // by tenant and limit key, the last reservation
 	passports   map[[2]string]memoryPassport // by tenant and jti
+	issued      map[[2]string]gate.Passport  // by tenant and jti
 	answers     map[[2]string]memoryAnswer   // by tenant and approval
 	grants      map[string]gate.Grant        // by id
 	modes       map[string]gate.ModeOverride // by id
@@ -64,7 +65,7 @@ func NewMemory() *Memory {
 	return &Memory{fail: map[string]FailMode{}, s: memoryState{
 		keys: map[string]gate.Key{}, hashes: map[[32]byte]string{},
 		approvals: map[string]gate.Approval{}, recorded: map[int64]bool{}, seen: map[[2]string]int64{},
-		passports: map[[2]string]memoryPassport{}, answers: map[[2]string]memoryAnswer{},
+		passports: map[[2]string]memoryPassport{}, issued: map[[2]string]gate.Passport{}, answers: map[[2]string]memoryAnswer{},
 		modes:  map[string]gate.ModeOverride{},
 		grants: map[string]gate.Grant{}, grantUses: map[memoryGrantUse]int64{},
 	}}
@@ -84,7 +85,7 @@ func (s memoryState) clone() memoryState {
 	return memoryState{
 		keys: maps.Clone(s.keys), hashes: maps.Clone(s.hashes), approvals: maps.Clone(s.approvals),
 		transitions: slices.Clone(s.transitions), lastMove: s.lastMove, recorded: maps.Clone(s.recorded), uses: slices.Clone(s.uses), seen: maps.Clone(s.seen),
-		passports: maps.Clone(s.passports), answers: maps.Clone(s.answers),
+		passports: maps.Clone(s.passports), issued: maps.Clone(s.issued), answers: maps.Clone(s.answers),
 		modes:  maps.Clone(s.modes),
 		grants: maps.Clone(s.grants), grantUses: maps.Clone(s.grantUses),
 	}
@@ -176,7 +177,7 @@ func (m *Memory) KeyByHash(ctx context.Context, hash [32]byte) (k gate.Key, err 
 }
 
 // newestFirst lists what keep accepts, one page from cursor on.
-func newestFirst[T any](all map[string]T, at func(T) position, keep func(T) bool, cursor string, limit int) ([]T, string, error) {
+func newestFirst[K comparable, T any](all map[K]T, at func(T) position, keep func(T) bool, cursor string, limit int) ([]T, string, error) {
 	from, err := parsePosition(cursor)
 	if err != nil {
 		return nil, "", err

@@ -17,7 +17,7 @@ var sqliteMigrations embed.FS
 // sqliteSchema is the newest migration. Every migration ends by writing its
 // number to user_version, so that an up-to-date database opens without asking
 // the migrator.
-const sqliteSchema = 10
+const sqliteSchema = 11
 
 // migrateSQLite brings the database to sqliteSchema. A newer one is refused: an
 // older program would not know what it must keep true.

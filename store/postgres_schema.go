@@ -17,7 +17,7 @@ import (
 var postgresMigrations embed.FS
 
 // postgresSchema is the newest migration.
-const postgresSchema = 6
+const postgresSchema = 7
 
 // prepare sees that the database answers, that it can be written, and that its
 // schema fits.

@@ -170,7 +170,7 @@ func (p *Postgres) forget(ctx context.Context, now time.Time) error {
 		p.transact(ctx, []lock{exclusive("forget")}, func(b *batch) error {
 			err := b.run(`DELETE FROM answers WHERE expires_at < ?`, micros(now))
 			if err == nil {
-				err = b.run(`DELETE FROM passports WHERE expires_at < ?`, micros(now.Add(-passportGrace)))
+				err = forgetPassports(b, micros(now))
 			}
 			return err
 		}),

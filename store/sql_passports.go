@@ -16,13 +16,13 @@ import (
 const passportGrace = 7 * 24 * time.Hour
 
 // ClaimPassport implements gate.Store.
-func (s *tables) ClaimPassport(ctx context.Context, tenant, jti, eventID string, expires time.Time) error {
-	if tenant == "" || jti == "" || eventID == "" || expires.IsZero() {
-		return misuse("a passport is claimed by tenant, jti, event and expiry")
+func (s *tables) ClaimPassport(ctx context.Context, tenant, jti, eventID string, at, expires time.Time) error {
+	if tenant == "" || jti == "" || eventID == "" || at.IsZero() || expires.IsZero() {
+		return misuse("a passport is claimed by tenant, jti, event, time and expiry")
 	}
 	err := s.transact(ctx, []lock{exclusive("passport", tenant, jti)}, func(b *batch) error {
 		if s.sweeps() {
-			if err := b.run(`DELETE FROM passports WHERE expires_at < ?`, micros(time.Now().Add(-passportGrace))); err != nil {
+			if err := forgetPassports(b, micros(time.Now())); err != nil {
 				return err
 			}
 		}
@@ -38,8 +38,8 @@ func (s *tables) ClaimPassport(ctx context.Context, tenant, jti, eventID string,
 		case used != "" && used != eventID:
 			return fmt.Errorf("event %s has used it: %w", used, gate.ErrIllegalState)
 		}
-		return b.run(`INSERT INTO passports (tenant_id, jti, used_by, expires_at) VALUES (?, ?, ?, ?)
-			ON CONFLICT (tenant_id, jti) DO UPDATE SET used_by = excluded.used_by`, tenant, jti, eventID, micros(expires))
+		return b.run(`INSERT INTO passports (tenant_id, jti, used_by, used_at, expires_at) VALUES (?, ?, ?, ?, ?)
+			ON CONFLICT (tenant_id, jti) DO UPDATE SET used_by = excluded.used_by, used_at = excluded.used_at`, tenant, jti, eventID, micros(at), micros(expires))
 	})
 	if err != nil {
 		return fmt.Errorf("claim passport %s: %w", jti, err)
@@ -50,7 +50,7 @@ func (s *tables) ClaimPassport(ctx context.Context, tenant, jti, eventID string,
 // ReleasePassport implements gate.Store.
 func (s *tables) ReleasePassport(ctx context.Context, tenant, jti, eventID string) error {
 	err := s.transact(ctx, []lock{exclusive("passport", tenant, jti)}, func(b *batch) error {
-		return b.run(`UPDATE passports SET used_by = '' WHERE tenant_id = ? AND jti = ? AND used_by = ?`, tenant, jti, eventID)
+		return b.run(`UPDATE passports SET used_by = '', used_at = 0 WHERE tenant_id = ? AND jti = ? AND used_by = ?`, tenant, jti, eventID)
 	})
 	if err != nil {
 		return fmt.Errorf("give back passport %s: %w", jti, err)

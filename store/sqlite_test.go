@@ -186,7 +186,7 @@ func TestPendingCountsOfAnOldDatabase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := db.Exec(`DROP TABLE pending_counts; DROP INDEX grants_by_end; DROP INDEX deliveries_unfinished; DROP INDEX transitions_by_approval; DROP INDEX approvals_closed;
+	if _, err := db.Exec(`DROP TABLE issued_passports; ALTER TABLE passports DROP COLUMN used_at; DROP TABLE pending_counts; DROP INDEX grants_by_end; DROP INDEX deliveries_unfinished; DROP INDEX transitions_by_approval; DROP INDEX approvals_closed;
 		ALTER TABLE approvals DROP COLUMN rest_at; ALTER TABLE approvals DROP COLUMN closed_at;
 		DELETE FROM goose_db_version WHERE version_id >= 9; PRAGMA user_version = 8`); err != nil {
 		t.Fatal(err)

@@ -70,6 +70,7 @@ var notices = map[string]string{
 	"granted":       "Granted. Calls within its bounds go without a question.",
 	"grant_revoked": "The grant is revoked. Such calls are asked about again.",
 	"created":       "The key was made.",
+	"issued":        "The passport was made.",
 	"revoked":       "Revoked. It is refused from now on.",
 }
 

@@ -34,17 +34,7 @@ func (v *visit) grantRows(r *http.Request, all bool) (out []grantRow, more bool,
 
 // boundsOf words what a grant says of arguments.
 func boundsOf(g *api.Grant) (out []string) {
-	for _, c := range []struct{ name, word string }{{"max", "at most "}, {"equals", ""}} {
-		m, _ := g.ResourceConstraints[c.name].(map[string]any)
-		for _, arg := range sortedKeys(m) {
-			out = append(out, arg+" "+c.word+value(m[arg]))
-		}
-	}
-	for _, name := range sortedKeys(g.ResourceConstraints) {
-		if name != "max" && name != "equals" {
-			out = append(out, name+" "+value(g.ResourceConstraints[name]))
-		}
-	}
+	out = bounds(g.ResourceConstraints)
 	for _, arg := range g.FreeArgs {
 		out = append(out, arg+" anything")
 	}

@@ -87,26 +87,6 @@ func (d *Dashboard) keyRevoke(w http.ResponseWriter, r *http.Request, v *visit) 
 	return nil
 }
 
-func (d *Dashboard) passportRevoke(w http.ResponseWriter, r *http.Request, v *visit) error {
-	_, err := v.api.RevokePassport(r.Context(), strings.TrimSpace(r.PostForm.Get("jti")), strings.TrimSpace(r.PostForm.Get("reason")))
-	if err == nil {
-		http.Redirect(w, r, "/ui/keys?done=revoked", http.StatusSeeOther)
-		return nil
-	}
-	problem, err := problemOf(err)
-	if err != nil {
-		return err
-	}
-	b, err := d.keys(r, v)
-	if err != nil {
-		return err
-	}
-	p := &page{Title: "Keys", Nav: "keys", Body: b, Problem: problem}
-	p.fill(d, r, v)
-	d.render(w, r, http.StatusBadRequest, "keys", p)
-	return nil
-}
-
 // Roles are what a key can have.
 func (keyPage) Roles() []string { return []string{gate.RoleGateway, gate.RoleApprover, gate.RoleAdmin} }
 

@@ -145,6 +145,8 @@ func (d *Dashboard) table() []row {
 		{"GET", "/ui/keys", forAdmins, d.keyList},
 		{"POST", "/ui/keys", forAdmins, d.keyCreate},
 		{"POST", "/ui/keys/{id}/revoke", forAdmins, d.keyRevoke},
+		{"GET", "/ui/passports", forHumans, d.passportList},
+		{"POST", "/ui/passports", forHumans, d.passportIssue},
 		{"POST", "/ui/passports/revoke", forAdmins, d.passportRevoke},
 		{"GET", "/ui/review", forHumans, d.review},
 		{"GET", "/ui/review/patch", forHumans, d.reviewPatch},

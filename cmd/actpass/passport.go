@@ -20,18 +20,18 @@ import (
 func newPassportCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "passport",
-		Short: "Issue, verify and revoke passports, and rotate their keys",
+		Short: "Issue, list, verify and revoke passports, and rotate their keys",
 		Long: `A passport is a signed, short-lived right to make one call: who may use which
 tools on which resources, within which values. An agent shows it as the header
 ActPass-Passport, or as ` + "`passport`" + ` of a preflight.
 
 An admin key may issue any passport, another one what its ceiling contains (see
-keys create --ceiling). issue, verify and revoke ask the running sidecar with the key in ` + envAPIKey + `;
+keys create --ceiling). issue, list, verify and revoke ask the running sidecar with the key in ` + envAPIKey + `;
 rotate works on the data directory.`,
 		Example: "  actpass passport issue --agent support_agent --tool stripe.refund.create --resource 'stripe:charge:*' --max-amount 5000 --currency usd",
 		RunE:    showHelp,
 	}
-	cmd.AddCommand(newPassportIssueCmd(), newPassportVerifyCmd(), newPassportRevokeCmd(), newPassportRotateCmd())
+	cmd.AddCommand(newPassportIssueCmd(), newPassportListCmd(), newPassportVerifyCmd(), newPassportRevokeCmd(), newPassportRotateCmd())
 	return cmd
 }
 

@@ -44,7 +44,7 @@ const screens = wanted.map(([width, colorScheme]) => ({ viewport: { width, heigh
 
 for (const screen of screens) {
   const page = await visit(ADMIN, screen)
-  for (const [path, row] of [['overview'], ['policies'], ['keys'], ['events'], ['events?kind=action', true], ['approvals'], ['approvals', true], ['review?last=24h'], ['review?tool=nothing'], ['approvals?grants=all'], ['readiness?mode=strict'], ['modes/new?mode=strict&tool=stripe.*']]) {
+  for (const [path, row] of [['overview'], ['policies'], ['keys'], ['passports'], ['events'], ['events?kind=action', true], ['approvals'], ['approvals', true], ['review?last=24h'], ['review?tool=nothing'], ['approvals?grants=all'], ['readiness?mode=strict'], ['modes/new?mode=strict&tool=stripe.*']]) {
     await page.goto(BASE + '/ui/' + path)
     if (row) await Promise.all([page.waitForURL('**/ui/' + path.replace(/\?.*/, '') + '/*'), page.click('a.row')])
     await look(page, path + (row ? '_one' : ''))
@@ -56,6 +56,20 @@ await events(stage)
 await review(stage)
 await policies(stage)
 await grants(stage)
+
+// An admin issues a passport without script, and ends it; its token is shown once.
+const issuer = await visit(ADMIN, { javaScriptEnabled: false, viewport: { width: 390, height: 844 } })
+await issuer.goto(BASE + '/ui/passports')
+for (const [name, value] of Object.entries({ agent_id: 'support_agent', tools: 'stripe.refund.create', resources: 'stripe:charge:*', max_amount: '5000', currency: 'usd', goal: '<img src=x onerror=alert(1)>' })) await issuer.fill(`form.form [name=${name}]`, value)
+await issuer.click('text=Issue it')
+const token = await issuer.textContent('#secret')
+await issuer.click('.queue summary')
+const listed = await issuer.textContent('.queue li')
+if (!/may call stripe.refund.create.*amount at most 5000.*currency usd.*<img src=x onerror.*never used/s.test(listed)) find('the passport does not say what it is for: ' + listed)
+await issuer.fill('.queue [name=reason]', 'a drill')
+await issuer.click('.queue button.no')
+const ended = await issuer.textContent('main')
+if (!/revoked just now: “.*a drill/s.test(ended) || ended.includes(token)) find('the passport was not revoked, or its token is shown again')
 
 // The overview says of each way out of a workload whether it is enforced.
 const glance = await visit(APPROVER, { javaScriptEnabled: false })

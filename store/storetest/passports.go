@@ -26,21 +26,21 @@ func testPassports(t *testing.T, s *suite) {
 		}
 	}
 	state("ap_1", "", false)
-	check(s.ClaimPassport(s.ctx, "acme", "ap_1", "ev_1", soon), nil)
+	check(s.ClaimPassport(s.ctx, "acme", "ap_1", "ev_1", noon, soon), nil)
 	state("ap_1", "ev_1", false)
-	check(s.ClaimPassport(s.ctx, "acme", "ap_1", "ev_1", soon), nil)
-	check(s.ClaimPassport(s.ctx, "acme", "ap_1", "ev_2", soon), gate.ErrIllegalState)
-	check(s.ClaimPassport(s.ctx, "other", "ap_1", "ev_2", soon), nil)
+	check(s.ClaimPassport(s.ctx, "acme", "ap_1", "ev_1", noon, soon), nil)
+	check(s.ClaimPassport(s.ctx, "acme", "ap_1", "ev_2", noon, soon), gate.ErrIllegalState)
+	check(s.ClaimPassport(s.ctx, "other", "ap_1", "ev_2", noon, soon), nil)
 	check(s.ReleasePassport(s.ctx, "acme", "ap_1", "ev_2"), nil)
 	state("ap_1", "ev_1", false)
 	check(s.ReleasePassport(s.ctx, "acme", "ap_1", "ev_1"), nil)
 	state("ap_1", "", false)
-	check(s.ClaimPassport(s.ctx, "acme", "ap_1", "ev_2", soon), nil)
+	check(s.ClaimPassport(s.ctx, "acme", "ap_1", "ev_2", noon, soon), nil)
 	check(s.RevokePassport(s.ctx, "acme", "ap_1", "lost", time.Now(), soon), nil)
 	state("ap_1", "ev_2", true)
 	check(s.RevokePassport(s.ctx, "acme", "ap_2", "lost", time.Now(), soon), nil)
 	check(s.RevokePassport(s.ctx, "acme", "ap_2", "again", time.Now(), soon), nil)
-	check(s.ClaimPassport(s.ctx, "acme", "ap_2", "ev_3", soon), gate.ErrRevoked)
+	check(s.ClaimPassport(s.ctx, "acme", "ap_2", "ev_3", noon, soon), gate.ErrRevoked)
 	check(s.ReleasePassport(s.ctx, "acme", "ap_9", "ev_3"), nil)
 	// Uses and revocations outlive their passport by days: the clock that says that
 	// it has ended may be set back.
@@ -49,17 +49,17 @@ func testPassports(t *testing.T, s *suite) {
 		if want == gate.ErrRevoked {
 			check(s.RevokePassport(s.ctx, "acme", jti, "lost", ended, ended), nil)
 		} else {
-			check(s.ClaimPassport(s.ctx, "acme", jti, "ev_1", ended), nil)
+			check(s.ClaimPassport(s.ctx, "acme", jti, "ev_1", noon, ended), nil)
 		}
-		check(s.ClaimPassport(s.ctx, "acme", "ap_next"+jti, "ev_1", soon), nil) // forgets what may be
-		check(s.ClaimPassport(s.ctx, "acme", jti, "ev_2", soon), want)
+		check(s.ClaimPassport(s.ctx, "acme", "ap_next"+jti, "ev_1", noon, soon), nil) // forgets what may be
+		check(s.ClaimPassport(s.ctx, "acme", jti, "ev_2", noon, soon), want)
 	}
 
 	var wg sync.WaitGroup
 	var won atomic.Int64
 	for i := range 64 {
 		wg.Go(func() {
-			err := s.ClaimPassport(s.ctx, "acme", "ap_race", "ev_race"+string(rune('A'+i)), soon)
+			err := s.ClaimPassport(s.ctx, "acme", "ap_race", "ev_race"+string(rune('A'+i)), noon, soon)
 			switch {
 			case err == nil:
 				won.Add(1)

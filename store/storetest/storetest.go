@@ -53,6 +53,7 @@ func Run(t *testing.T, open func(t *testing.T) gate.Store, misuse error) {
 		{"force", testForce},
 		{"held and reset", testHeld},
 		{"passports", testPassports},
+		{"list passports", testListPassports},
 		{"answers", testAnswers},
 		{"grants", testGrants},
 		{"grant lists", testGrantLists},
