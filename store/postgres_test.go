@@ -21,7 +21,13 @@ var cluster struct {
 // postgres is one cluster for all tests of the package; TestMain removes it.
 func postgres(t testing.TB) *pgtest.Cluster {
 	t.Helper()
-	cluster.Do(func() { cluster.Cluster, cluster.remove, cluster.err = pgtest.New("-c fsync=off") }) // the machine does not fail, only the server
+	cluster.Do(func() {
+		flags := []string{"-c fsync=off"} // the machine does not fail, only the server
+		if os.Getenv(statementsEnv) != "" {
+			flags = append(flags, "-c log_statement=all")
+		}
+		cluster.Cluster, cluster.remove, cluster.err = pgtest.New(flags...)
+	})
 	if cluster.err != nil {
 		if os.Getenv("ACTPASS_E2E_REQUIRE") != "" {
 			t.Fatal(cluster.err)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -17,6 +18,10 @@ func TestMain(m *testing.M) {
 	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		if cluster.remove != nil {
+			if err := writeStatements(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				code = 1
+			}
 			cluster.remove()
 		}
 		os.Exit(code)

@@ -116,6 +116,11 @@ func (c *Cluster) Restart() error {
 		fmt.Sprintf("-p %d -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=100 -c shared_buffers=16MB %s", c.Port, c.flags), "start")
 }
 
+// Log is what the server has logged.
+func (c *Cluster) Log() ([]byte, error) {
+	return os.ReadFile(filepath.Join(filepath.Dir(c.data), "log"))
+}
+
 // Stop stops it at once, as a crash does: connections break, and the log is
 // replayed at the next start.
 func (c *Cluster) Stop() error {
