@@ -46,25 +46,54 @@ type call struct {
 // Check judges one call. Exactly one of permit and refusal is not nil; should
 // both be nil, that is a refusal. It blocks while the call is held, up to the
 // hold budget or until ctx ends.
-func (g *Gate) Check(ctx context.Context, r *Request) (permit *Permit, refusal *Refusal) {
-	defer func() {
-		if p := recover(); p != nil {
-			g.observer.Fault("panic")
-			g.log.Error("panic while judging a call", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
-			permit, refusal = nil, g.Reject(ctx, r, 500, ReasonInternal, "the call could not be judged: an internal fault, which was logged")
-		}
-	}()
-	held, permit, refusal := g.check(ctx, r)
+func (g *Gate) Check(ctx context.Context, r *Request) (*Permit, *Refusal) {
+	held, permit, refusal := g.Begin(ctx, r)
 	if held != nil {
-		// What lies on the stack here lies there for as long as a human takes.
-		now, why := g.await(ctx, held)
-		return g.resume(ctx, held, now, why)
+		return held.Wait(ctx)
 	}
 	return permit, refusal
 }
 
-// check is Check up to where a call begins to wait for a human: held is that call.
-func (g *Gate) check(ctx context.Context, r *Request) (held *call, permit *Permit, refusal *Refusal) {
+// Waiting is a held call, on record and with its question open. Wait must be called, once.
+type Waiting struct {
+	g *Gate
+	c *call
+}
+
+// Begin is Check up to where a call begins to wait for a human: then held is that
+// call, on record and with its question open, and its caller may let go of all that
+// it does not need while it waits. Exactly one of the three is not nil; should all
+// be nil, that is a refusal.
+func (g *Gate) Begin(ctx context.Context, r *Request) (held *Waiting, permit *Permit, refusal *Refusal) {
+	defer func() {
+		if p := recover(); p != nil {
+			held, permit, refusal = nil, nil, g.panicked(ctx, r, p)
+		}
+	}()
+	return g.check(ctx, r)
+}
+
+// Wait ends when the call waits no more: as Check does. A ctx that ends means that
+// the client went away.
+func (h *Waiting) Wait(ctx context.Context) (permit *Permit, refusal *Refusal) {
+	defer func() {
+		if p := recover(); p != nil {
+			permit, refusal = nil, h.g.panicked(ctx, h.c.Request, p)
+		}
+	}()
+	// What lies on the stack here lies there for as long as a human takes.
+	now, why := h.g.await(ctx, h.c)
+	return h.g.resume(ctx, h.c, now, why)
+}
+
+func (g *Gate) panicked(ctx context.Context, r *Request, p any) *Refusal {
+	g.observer.Fault("panic")
+	g.log.Error("panic while judging a call", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+	return g.Reject(ctx, r, 500, ReasonInternal, "the call could not be judged: an internal fault, which was logged")
+}
+
+// check is Begin, which answers for its panics.
+func (g *Gate) check(ctx context.Context, r *Request) (held *Waiting, permit *Permit, refusal *Refusal) {
 	rules := g.rules.Load()
 	if rules == nil {
 		return nil, nil, g.Reject(ctx, r, 503, ReasonInternal, "the sidecar has no policy loaded yet")

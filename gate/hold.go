@@ -26,7 +26,7 @@ const fullAfter = 30 * time.Second
 //
 // If we crash while it waits, nothing was sent: the approval stands as a record
 // and the client's own retry attaches to it.
-func (g *Gate) hold(ctx context.Context, c *call) (held *call, permit *Permit, refusal *Refusal) {
+func (g *Gate) hold(ctx context.Context, c *call) (held *Waiting, permit *Permit, refusal *Refusal) {
 	if err := c.readBody(c.rules.MaxInspect); err != nil {
 		c.verdict.refuse = closedBy([]mapping.Ambiguity{malformedBody(err)})
 		return nil, nil, g.block(ctx, c)
@@ -70,7 +70,7 @@ func (g *Gate) hold(ctx context.Context, c *call) (held *call, permit *Permit, r
 		return nil, nil, g.unrecordable(c, err)
 	}
 	g.decided(&d)
-	return c, nil, nil
+	return &Waiting{g, c}, nil, nil
 }
 
 // room is how many may wait for a human.

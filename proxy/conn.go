@@ -39,14 +39,16 @@ type connKey struct{}
 // accepted ties a doorway to the lint of its connection; lint is nil for HTTP/2.
 type accepted struct {
 	*doorway
-	lint *lintConn
+	lint  *lintConn
+	aside *aside // the call for which the connection was set aside, until it is taken up
 }
 
 func connContext(ctx context.Context, c net.Conn) context.Context {
 	a := &accepted{}
 	switch c := c.(type) {
 	case *lintConn:
-		a.doorway, a.lint = c.door, c
+		a.doorway, a.lint, a.aside = c.door, c, c.aside
+		c.aside = nil
 	case *tls.Conn:
 		if p, ok := c.NetConn().(*peekedConn); ok {
 			a.doorway = p.door
@@ -164,12 +166,15 @@ func newHandoff() *handoff {
 	return &handoff{conns: make(chan net.Conn), done: make(chan struct{})}
 }
 
-// give passes c on; the server owns it then. It closes c when nobody takes it.
-func (h *handoff) give(c net.Conn) {
+// give passes c on; the server owns it then. It closes c, and answers false, when
+// nobody takes it any more.
+func (h *handoff) give(c net.Conn) bool {
 	select {
 	case h.conns <- c:
+		return true
 	case <-h.done:
 		_ = c.Close()
+		return false
 	}
 }
 

@@ -276,11 +276,11 @@ type panicky struct {
 	faults atomic.Int64
 }
 
-func (p *panicky) Check(ctx context.Context, r *gate.Request) (*gate.Permit, *gate.Refusal) {
+func (p *panicky) Begin(ctx context.Context, r *gate.Request) (*gate.Waiting, *gate.Permit, *gate.Refusal) {
 	if p.on.Load() {
 		panic("boom")
 	}
-	return p.Gate.Check(ctx, r)
+	return p.Gate.Begin(ctx, r)
 }
 
 func (p *panicky) Fault(string, error) { p.faults.Add(1) }
@@ -305,8 +305,8 @@ type mute struct {
 	permit *gate.Permit
 }
 
-func (m mute) Check(context.Context, *gate.Request) (*gate.Permit, *gate.Refusal) {
-	return m.permit, nil
+func (m mute) Begin(context.Context, *gate.Request) (*gate.Waiting, *gate.Permit, *gate.Refusal) {
+	return nil, m.permit, nil
 }
 
 func TestShutdownDrains(t *testing.T) {

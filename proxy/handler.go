@@ -60,13 +60,25 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	if c == nil || c.doorway == nil {
 		panic("proxy: a request on a connection that no door accepted")
 	}
+	if a := c.aside; a != nil {
+		c.aside = nil
+		a.resume(w, r)
+		return
+	}
 	x := &exchange{s: s, w: w, r: r, conn: c, live: s.live.Load(), start: time.Now()}
 	defer x.end()
-	if x.admit() {
-		// Check is where calls wait for a human: what lies on the stack here, each of
-		// them keeps meanwhile.
-		x.checked(s.gate.Check(r.Context(), x.req))
+	if !x.admit() {
+		return
 	}
+	held, permit, refusal := s.gate.Begin(r.Context(), x.req)
+	if held != nil {
+		if x.setAside(held) {
+			return
+		}
+		// What lies on the stack here, a call that waits for a human keeps meanwhile.
+		permit, refusal = held.Wait(r.Context())
+	}
+	x.checked(permit, refusal)
 }
 
 // admit reads what is known of a request ahead of its judgement. It answers false

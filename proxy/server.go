@@ -9,7 +9,8 @@
 //
 // Ahead of net/http runs a reader that notes what net/http repairs in silence
 // (wirelint.go); behind it, a dialer that dials only addresses it has judged
-// (dial.go). goproxy hands over CONNECT requests and does nothing else.
+// (dial.go). goproxy hands over CONNECT requests and does nothing else. A call that
+// waits for a human waits apart from net/http (aside.go).
 package proxy
 
 import (
@@ -35,6 +36,7 @@ import (
 
 // Gate is what the doors ask of *gate.Gate.
 type Gate interface {
+	Begin(ctx context.Context, r *gate.Request) (*gate.Waiting, *gate.Permit, *gate.Refusal)
 	Check(ctx context.Context, r *gate.Request) (*gate.Permit, *gate.Refusal)
 	Reject(ctx context.Context, r *gate.Request, status int, code, detail string) *gate.Refusal
 	ModeFor(id gate.Identity) string
@@ -134,8 +136,10 @@ type Server struct {
 	leaves  *leaves
 	tls     *tls.Config
 	http    *http.Server
+	resumed *http.Server // serves what decided hands over; ends after http
 	front   http.Handler
 	inside  *handoff // intercepted connections on their way to http
+	decided *handoff // connections whose held call waits no more, on their way to resumed
 	live    atomic.Pointer[live]
 	metrics *metrics
 
@@ -146,6 +150,7 @@ type Server struct {
 
 	distrust *distrust
 	tunnels  connSet // connections that http does not know (any more)
+	aside    connSet // those of held calls, until their answer
 
 	mu        sync.Mutex
 	listeners []netip.AddrPort
@@ -186,7 +191,7 @@ func New(o Options) (*Server, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := &Server{gate: o.Gate, log: o.Logger, opt: o, inside: newHandoff(), distrust: newDistrust(o.DistrustFor, o.Now)}
+	s := &Server{gate: o.Gate, log: o.Logger, opt: o, inside: newHandoff(), decided: newHandoff(), distrust: newDistrust(o.DistrustFor, o.Now)}
 	s.original, s.dials.keep = originalDst, 2*o.PeekTimeout
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	var err error
@@ -201,7 +206,13 @@ func New(o Options) (*Server, error) {
 	}
 	s.tls = s.interceptTLS()
 	s.front = s.newFront()
-	s.http = &http.Server{
+	s.http, s.resumed = s.newHTTP(), s.newHTTP()
+	return s, nil
+}
+
+func (s *Server) newHTTP() *http.Server {
+	o := &s.opt
+	return &http.Server{
 		Handler:           http.HandlerFunc(s.serveHTTP),
 		ReadHeaderTimeout: o.ReadHeaderTimeout,
 		IdleTimeout:       o.IdleTimeout,
@@ -222,7 +233,6 @@ func New(o Options) (*Server, error) {
 			SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second,
 		},
 	}
-	return s, nil
 }
 
 // SetCA signs with another CA from now on. Connections that are open stay.
@@ -298,6 +308,7 @@ func (s *Server) open(l net.Listener) bool {
 	if !s.started {
 		s.started = true
 		s.serving.Go(func() { _ = s.http.Serve(s.inside) })
+		s.serving.Go(func() { _ = s.resumed.Serve(s.decided) })
 	}
 	return true
 }
@@ -348,12 +359,21 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop()
 	err := s.http.Shutdown(ctx)
 	if err == nil {
+		err = s.aside.wait(ctx)
+	}
+	if err == nil {
+		err = s.resumed.Shutdown(ctx)
+	}
+	if err == nil {
 		err = s.tunnels.wait(ctx)
 	}
 	if err != nil {
 		_ = s.http.Close()
+		_ = s.resumed.Close()
 	}
 	s.inside.close()
+	s.decided.close()
+	s.aside.closeAll()
 	s.tunnels.closeAll()
 	s.serving.Wait()
 	s.live.Load().upstream.closeIdle()

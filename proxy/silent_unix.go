@@ -20,10 +20,20 @@ func silent(c net.Conn) bool {
 	}
 	still := false
 	err = raw.Read(func(fd uintptr) bool {
-		var one [1]byte
-		_, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		still = errors.Is(err, syscall.EAGAIN)
+		still = nothingToRead(fd)
 		return true
 	})
 	return err == nil && still
+}
+
+// awaitReadable waits until a connection has something to read, or its end, or its
+// deadline comes.
+func awaitReadable(raw syscall.RawConn) error {
+	return raw.Read(func(fd uintptr) bool { return !nothingToRead(fd) })
+}
+
+func nothingToRead(fd uintptr) bool {
+	var one [1]byte
+	_, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	return errors.Is(err, syscall.EAGAIN)
 }

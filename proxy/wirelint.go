@@ -30,7 +30,10 @@ type lintConn struct {
 	// telling anyone. It gets the head that was refused and net/http's answer.
 	rejected func(c *lintConn, h *head, answer []byte) []byte
 
+	aside *aside // the call that goes on when net/http serves the connection again
+
 	// Of the reading side.
+	again  []byte            // was linted, and is handed out first: see aside
 	buf    []byte            // received, not handed out
 	pooled *[lintBuffer]byte // where buf began, if it came from the pool
 	ready  int               // leading bytes of buf that may be handed out
@@ -119,8 +122,8 @@ func (c *lintConn) release() []byte {
 	c.mu.Lock()
 	_ = c.apply() // who reads below now does not ask here
 	c.mu.Unlock()
-	rest := append([]byte(nil), c.buf...)
-	c.ready = 0
+	rest := append(c.again, c.buf...)
+	c.again, c.ready = nil, 0
 	c.drop()
 	return rest
 }
@@ -165,6 +168,13 @@ func (c *lintConn) Write(p []byte) (int, error) {
 func (c *lintConn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
+	}
+	if len(c.again) > 0 {
+		n := copy(p, c.again)
+		if c.again = c.again[n:]; len(c.again) == 0 {
+			c.again = nil
+		}
+		return n, nil
 	}
 	for {
 		if c.ready > 0 {

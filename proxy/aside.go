@@ -1,0 +1,204 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/actpass/sidecar/evidence"
+	"github.com/actpass/sidecar/gate"
+)
+
+// aside is a held call whose connection net/http does not serve meanwhile. While it
+// serves one, it keeps 10 KiB of buffers and two goroutines, whose stacks have seen a
+// handshake and a judgement and do not become small again. What waits here is the
+// call, its connection, and two goroutines that have seen nothing.
+//
+//	setAside  takes the connection; the handler returns, and net/http lets go
+//	wait      is the gate's Wait, while somebody looks whether the client leaves
+//	back      gives the connection to Server.decided, with a head of our own making
+//	          ahead of what the client sends: net/http reads it, and the answer is
+//	          written as any other, on a connection that goes on as any other
+//
+// If we crash meanwhile, the client sees its connection end, as it does anyway.
+type aside struct {
+	x    *exchange
+	conn *lintConn
+	gone bool // the client left before anybody could wait
+
+	permit  *gate.Permit
+	refusal *gate.Refusal
+}
+
+var longAgo = time.Unix(1, 0)
+
+// setAside answers false, and leaves everything as it was, where a call cannot be
+// set aside: streams of HTTP/2, which cost little, and bodies that were not read to
+// their end.
+func (x *exchange) setAside(held *gate.Waiting) bool {
+	if x.conn.lint == nil || x.body != nil && !x.body.whole {
+		return false
+	}
+	conn, rw, err := http.NewResponseController(x.w).Hijack()
+	if err != nil {
+		return false
+	}
+	lint := x.conn.lint
+	sent, _ := rw.Reader.Peek(rw.Reader.Buffered())
+	lint.again = append([]byte(nil), sent...)
+	a := &aside{x: x.alone(), conn: lint}
+	x.req = nil // the line of the log comes with the answer
+	a.gone = lint.readAhead()
+	_ = a.x.s.aside.add(conn) // after Shutdown it is closed, which wait notices
+	go a.wait(held)
+	return true
+}
+
+// alone is x without net/http's request and answer, which hold on to its buffers.
+func (x *exchange) alone() *exchange {
+	y, r := *x, x.r
+	y.w = nil
+	y.r = &http.Request{
+		Method: r.Method, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
+		Header: r.Header, Host: r.Host, RequestURI: r.RequestURI, Close: r.Close,
+	}
+	if y.body != nil {
+		y.body.src, y.body.control = http.NoBody, nil
+	}
+	return &y
+}
+
+// wait owns the connection until it is given back.
+func (a *aside) wait(held *gate.Waiting) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	watched := make(chan struct{})
+	if a.gone {
+		cancel()
+	}
+	go a.watch(watched, cancel)
+	a.permit, a.refusal = held.Wait(ctx)
+	a.back(watched)
+}
+
+// watch looks whether the client leaves, until a deadline wakes it.
+func (a *aside) watch(done chan<- struct{}, leave context.CancelFunc) {
+	defer close(done)
+	// A client that has begun another request is looked at no more, as in net/http.
+	if a.gone || len(a.conn.again) > 0 || len(a.conn.buf) > 0 {
+		return
+	}
+	if a.conn.readable() && a.conn.readOn() {
+		leave()
+	}
+}
+
+// back gives the connection to net/http again.
+//
+//go:noinline
+func (a *aside) back(watched <-chan struct{}) {
+	_ = a.conn.SetReadDeadline(longAgo)
+	<-watched
+	_ = a.conn.SetReadDeadline(time.Time{})
+	a.conn.again = append(headAgain(a.x.r), a.conn.again...)
+	a.conn.aside = a
+	if a.x.s.decided.give(a.conn) {
+		return
+	}
+	// Only after a Shutdown whose time was over.
+	if a.permit != nil {
+		a.permit.Done(gate.Outcome{State: evidence.StateRefused, Error: "the sidecar is stopping"})
+	}
+	a.x.s.aside.remove(a.conn)
+}
+
+// headAgain is the head of a call like r but without a body. It says what net/http
+// must know to answer: whether there may be a body, and whether the connection stays.
+func headAgain(r *http.Request) []byte {
+	connection := "keep-alive"
+	if r.Close {
+		connection = "close"
+	}
+	return fmt.Appendf(nil, "%s / HTTP/1.%d\r\nHost: aside.invalid\r\nConnection: %s\r\n\r\n", r.Method, r.ProtoMinor, connection)
+}
+
+// resume goes on with the call where net/http serves its connection again.
+func (a *aside) resume(w http.ResponseWriter, r *http.Request) {
+	x := a.x
+	x.w, x.r = w, x.r.WithContext(r.Context())
+	defer x.s.aside.remove(a.conn)
+	defer x.end()
+	x.checked(a.permit, a.refusal)
+}
+
+// readAhead gives what TLS has read and not handed out: it takes records together.
+// It answers whether their end was among them.
+func (c *lintConn) readAhead() (gone bool) {
+	if _, ok := c.Conn.(*tls.Conn); !ok || len(c.again) > 0 || len(c.buf) > 0 {
+		return false
+	}
+	_ = c.SetReadDeadline(longAgo)
+	defer func() { _ = c.SetReadDeadline(time.Time{}) }()
+	return c.readOn()
+}
+
+// readOn reads; what came is there again for the next reader. It answers whether
+// the client is gone.
+//
+//go:noinline
+func (c *lintConn) readOn() (gone bool) {
+	var some [64]byte
+	n, err := c.Read(some[:])
+	if n > 0 {
+		c.again = append(c.again, some[:n]...)
+		return false
+	}
+	return err != nil && !isTimeout(err)
+}
+
+// readable waits until a read would not wait, which it answers with true, or a
+// deadline comes. It looks at the socket and not into TLS, for the sake of its stack.
+func (c *lintConn) readable() bool {
+	raw := c.socket()
+	if raw == nil {
+		return true // whoever reads then waits
+	}
+	c.mu.Lock()
+	err := c.apply()
+	c.reading = true
+	c.mu.Unlock()
+	if err == nil {
+		err = awaitReadable(raw)
+	}
+	c.mu.Lock()
+	c.reading = false
+	c.mu.Unlock()
+	return !isTimeout(err)
+}
+
+// socket is the TCP connection at the bottom, nil where there is none.
+func (c *lintConn) socket() syscall.RawConn {
+	below := c.Conn
+	if secure, ok := below.(*tls.Conn); ok {
+		below = secure.NetConn()
+	}
+	if p, ok := below.(*peekedConn); ok {
+		if len(p.prefix) > 0 {
+			return nil
+		}
+		below = p.Conn
+	}
+	tcp, ok := below.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
+}
