@@ -38,7 +38,7 @@ type Guarded[T any] struct {
 	Result   T                  // of execute
 	Executed bool               // whether execute was called
 	Warning  string             // under warn, what policy says against it; or that ActPass was out of reach
-	Reported bool               // whether the outcome reached the record
+	Reported bool               // whether the outcome reached the record; see the API's reportOutcome
 }
 
 // Guard asks about a and runs execute when the decision lets it, at most once,

@@ -17,6 +17,8 @@ func (nowhere) Append(context.Context, evidence.Record) (evidence.Entry, error) 
 }
 func (nowhere) Later(evidence.Record) bool { return true }
 
+func (nowhere) Soon(evidence.Record) error { return nil }
+
 // BenchmarkCheck is a call from the request to its outcome, without network and
 // disk: what the gate itself costs.
 func BenchmarkCheck(b *testing.B) {

@@ -31,6 +31,8 @@ type call struct {
 	event   evidence.Event
 	// reservation is the id under which shares of limits are taken, "" for none.
 	reservation string
+	soon        bool         // a share may still be on its way to the disk while the event is
+	settled     func() error // waits for a share that was taken so, nil for none
 
 	claims      *passport.Claims // of a passport that is good so far
 	token       string           // that they are from

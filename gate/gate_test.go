@@ -40,6 +40,11 @@ func (r *recorder) Later(rec evidence.Record) bool {
 	return err == nil
 }
 
+func (r *recorder) Soon(rec evidence.Record) error {
+	_, err := r.Append(context.Background(), rec)
+	return err
+}
+
 func (r *recorder) fail(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -115,6 +120,7 @@ func (f *fixture) time() time.Time {
 func newGate(t testing.TB, mode string, edit func(*gate.Rules)) *fixture {
 	t.Helper()
 	f := &fixture{rec: &recorder{}, store: store.NewMemory(), now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+	t.Cleanup(func() { _ = f.store.Close() }) // which polices its caller
 	g, err := gate.New(gate.Options{Store: f.store, Recorder: f.rec, RedactKey: make([]byte, 32), Now: f.time})
 	if err != nil {
 		t.Fatal(err)

@@ -14,7 +14,10 @@ import (
 // # How a limit's share lives
 //
 //	reserved   before the intent is on record: a crash between the two leaves a
-//	           share without a call, which the next start gives back, on record
+//	           share without a call, which the next start gives back, on record. For an
+//	           action of a caller's own both go to the disk at once, and no answer
+//	           goes out before both are there: a crash can then also leave an intent
+//	           without a share, of which nobody was told, and which becomes ambiguous
 //	held       a call that waits for a human takes its share under the id of its
 //	           approval, once for all its attempts
 //	settled    a 4xx, a refused connection, and an approval that comes to nothing
@@ -56,14 +59,19 @@ func (c *call) limited() bool {
 func (g *Gate) share(ctx context.Context, c *call, id string, take bool) (over bool) {
 	now := g.limitTime()
 	uses := limitUses(c.verdict.policy.Limits, now, c.approval != "")
-	used, full, err := g.count(ctx, c.Identity.TenantID, id, uses, now, take, c.approval != "")
+	var used []int64
+	var full bool
+	var err error
+	if take && c.soon && c.approval == "" {
+		used, full, err = g.countSoon(ctx, c, id, uses, now)
+	} else {
+		used, full, err = g.count(ctx, c.Identity.TenantID, id, uses, now, take, c.approval != "")
+	}
 	switch {
 	case errors.Is(err, ErrIllegalState):
 		c.reservation = id // taken by an earlier attempt at the same held call
 	case err != nil:
-		g.Fault("store", fmt.Errorf("check limits: %w", err))
-		c.fault("limits could not be checked: the store did not answer")
-		c.verdict.refuse = &closed{503, ReasonStore, "the limits on this call could not be checked, because the store did not answer"}
+		g.uncounted(c, err)
 	case full:
 		c.exceeded(uses, used, now)
 		return true
@@ -71,6 +79,26 @@ func (g *Gate) share(ctx context.Context, c *call, id string, take bool) (over b
 		c.reservation = id
 	}
 	return false
+}
+
+// uncounted makes the verdict that of a call whose limits the store did not count.
+func (g *Gate) uncounted(c *call, err error) {
+	g.Fault("store", fmt.Errorf("check limits: %w", err))
+	c.fault("limits could not be checked: the store did not answer")
+	c.verdict.refuse = &closed{503, ReasonStore, "the limits on this call could not be checked, because the store did not answer"}
+}
+
+// countSoon takes the uses, and leaves it to c.settled to wait for the disk.
+func (g *Gate) countSoon(ctx context.Context, c *call, id string, uses []Use, now time.Time) (used []int64, full bool, err error) {
+	over, used, settled, err := g.store.ReserveSoon(ctx, c.Identity.TenantID, id, uses, now)
+	if err != nil {
+		return nil, false, err
+	}
+	if over >= 0 {
+		return used, true, settled() // nothing was taken
+	}
+	c.settled = settled
+	return used, false, nil
 }
 
 // count takes the uses, or with take false only looks. rest says that the id may

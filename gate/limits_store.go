@@ -49,6 +49,11 @@ type LimitStore interface {
 	// fit, the position of the first is returned in over (else -1); used tells what
 	// each limit held already. ErrIllegalState when the event has a reservation.
 	Reserve(ctx context.Context, tenant, eventID string, uses []Use, now time.Time) (over int, used []int64, err error)
+	// ReserveSoon is Reserve that need not wait for the disk: over, used and err are
+	// told as soon as they are known, and settled, which is not nil unless err is,
+	// waits for the rest. Until settled returns nil nothing may be done on the
+	// strength of the answer; after an error of it the shares may be taken or not.
+	ReserveSoon(ctx context.Context, tenant, eventID string, uses []Use, now time.Time) (over int, used []int64, settled func() error, err error)
 	// ReserveRest takes those uses of whose limit and key the event has no share that
 	// counts at now, all or none, beside the shares that it has: an event may come
 	// back for more. used tells what others hold of each limit; over is never the

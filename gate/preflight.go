@@ -78,7 +78,11 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 	c.idempotency = p.IdempotencyKey
 	c.judgePreflight(ctx, g, p.Mode)
 	v := &c.verdict
+	// What comes after it writes to the store only where a passport, an approval or a
+	// grant is used, which wait for this share with their own.
+	c.soon = p.Intent == IntentExecute && c.claims == nil
 	g.limit(ctx, c, p.Intent == IntentExecute)
+	c.soon = false
 	if p.Intent == IntentExecute && v.do(c.mode) == enforceHold && g.approvedAlready(ctx, c, &p) && c.limited() {
 		g.share(ctx, c, c.approval, true)
 	}
@@ -118,7 +122,13 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 	}
 	c.event.Decision = d
 	c.event.Outcome = preflightOutcome(&d, p.Intent)
-	if err := g.record(ctx, &c.event); err != nil && blocking(c.mode) {
+	err = g.record(ctx, &c.event)
+	if c.settled != nil {
+		if lost := c.settled(); lost != nil {
+			return g.unsettled(ctx, c, p.Intent, err == nil, lost)
+		}
+	}
+	if err != nil && blocking(c.mode) {
 		g.unreserve(c)
 		g.unclaim(id.TenantID, c.claimed, c.id)
 		return evidence.Decision{}, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
@@ -130,6 +140,28 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 			return g.outrun(ctx, c, err), true, nil
 		}
 		g.flying.land(c.approval)
+	}
+	g.decided(&d)
+	return d, d.Enforcement == enforceBlock, nil
+}
+
+// unsettled judges an action again whose share of a limit was counted and could
+// then not be stored, under an id of its own. The event that let it go is ended:
+// nobody was told of it.
+func (g *Gate) unsettled(ctx context.Context, c *call, intent string, recorded bool, cause error) (d evidence.Decision, refused bool, err error) {
+	g.unreserve(c) // it may be stored all the same
+	first := c.id
+	c.id, c.settled = newID("ev_"), nil
+	c.event.ID = c.id
+	g.uncounted(c, cause)
+	if recorded {
+		o := evidence.Outcome{State: evidence.StateRefused, Error: "its share of a limit could not be stored, so nobody was told of it: judged again as " + c.id}
+		_ = g.recordOutcome(ctx, first, o) // counted and logged there; without it the event becomes ambiguous
+	}
+	d = c.rules.render(&c.verdict, c.mode, c.id)
+	c.event.Decision, c.event.Outcome = d, preflightOutcome(&d, intent)
+	if err := g.record(ctx, &c.event); err != nil && blocking(c.mode) {
+		return evidence.Decision{}, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	g.decided(&d)
 	return d, d.Enforcement == enforceBlock, nil
@@ -207,7 +239,9 @@ func (g *Gate) ReportOutcome(ctx context.Context, id Identity, eventID, approval
 	default:
 		return &FieldError{"state", "must be succeeded, failed or unknown"}
 	}
-	err := g.recordOutcome(ctx, eventID, o)
+	// Not waiting for the disk: an action whose outcome a machine that loses its power
+	// takes along becomes ambiguous, as one whose caller never came back.
+	err := g.outcomeBy(eventID, o, g.recorder.Soon)
 	if err == nil {
 		g.keepOutcome(id.TenantID, approval, o, true)
 	}

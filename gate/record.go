@@ -43,9 +43,17 @@ func (g *Gate) record(ctx context.Context, e *evidence.Event) error {
 
 // recordOutcome completes an event, durably.
 func (g *Gate) recordOutcome(ctx context.Context, eventID string, o evidence.Outcome) error {
+	return g.outcomeBy(eventID, o, func(r evidence.Record) error {
+		_, err := g.recorder.Append(context.WithoutCancel(ctx), r)
+		return err
+	})
+}
+
+// outcomeBy completes an event by one of the recorder's ways.
+func (g *Gate) outcomeBy(eventID string, o evidence.Outcome, write func(evidence.Record) error) error {
 	r, err := g.outcomeRecord(eventID, o)
 	if err == nil {
-		_, err = g.recorder.Append(context.WithoutCancel(ctx), r)
+		err = write(r)
 	}
 	if err != nil {
 		err = fmt.Errorf("record outcome of %s: %w", eventID, err)

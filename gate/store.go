@@ -218,4 +218,7 @@ type Recorder interface {
 	Append(ctx context.Context, record evidence.Record) (evidence.Entry, error)
 	// Later queues without waiting.
 	Later(record evidence.Record) bool
+	// Soon returns when a crash of this process does not lose the record any more; one
+	// of the machine still can, for a moment. On an error it will not appear.
+	Soon(record evidence.Record) error
 }

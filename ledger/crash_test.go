@@ -431,8 +431,15 @@ func child(dir string) {
 					fmt.Println("ack", e.Index, id)
 				}
 				mu.Unlock()
-				if i%3 == 0 {
+				switch i % 3 {
+				case 0:
 					l.Later(asRecord(outcome(id)))
+				case 1:
+					if l.Soon(asRecord(outcome(id))) == nil {
+						mu.Lock()
+						fmt.Println("handed", 0, id)
+						mu.Unlock()
+					}
 				}
 			}
 		}()
@@ -442,7 +449,7 @@ func child(dir string) {
 
 func TestKillNine(t *testing.T) {
 	dir := t.TempDir()
-	acked := map[uint64]string{}
+	acked, handed := map[uint64]string{}, map[string]bool{}
 	for round := range 4 {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), childDir+"="+dir)
@@ -457,9 +464,13 @@ func TestKillNine(t *testing.T) {
 		n := 0
 		for lines.Scan() {
 			var index uint64
-			var id string
-			if _, err := fmt.Sscanf(lines.Text(), "ack %d %s", &index, &id); err != nil {
+			var what, id string
+			if _, err := fmt.Sscanf(lines.Text(), "%s %d %s", &what, &index, &id); err != nil || what != "ack" && what != "handed" {
 				t.Fatalf("child: %s", lines.Text())
+			}
+			if what == "handed" {
+				handed[id] = true
+				continue
 			}
 			acked[index] = id
 			if n++; n == 100+round*77 {
@@ -482,6 +493,7 @@ func TestKillNine(t *testing.T) {
 				openIDs[s.ID] = true
 			} else {
 				delete(openIDs, s.EventID)
+				delete(handed, s.EventID)
 			}
 			if id, ok := acked[e.Index]; ok && id != s.ID {
 				t.Fatalf("record %d is %s, acknowledged was %s", e.Index, s.ID, id)
@@ -490,6 +502,9 @@ func TestKillNine(t *testing.T) {
 		}
 		if len(acked) > 0 {
 			t.Fatalf("acknowledged and lost: %v", acked)
+		}
+		if len(handed) > 0 {
+			t.Fatalf("handed to the system and lost: %v", handed)
 		}
 		un := l.Unfinished()
 		if len(un) != len(openIDs) {

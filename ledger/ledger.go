@@ -80,6 +80,8 @@ var (
 	ErrClosed   = errors.New("ledger: the log is closed")
 	ErrTooLarge = fmt.Errorf("ledger: a record may have %d bytes", MaxRecord)
 	ErrRemoved  = errors.New("ledger: these records were removed by retention")
+
+	errBacklog = errors.New("ledger: the disk refuses, and no more records can wait for it")
 )
 
 // Options of Open. The zero value is usable.
@@ -123,8 +125,10 @@ type Log struct {
 	later      []item // what Later collects
 	laterBytes int    // of later
 	laterSince time.Time
+	soonSince  time.Time
 	laterSeq   uint64 // records ever queued by Later
 	laterDone  uint64 // of these, durable
+	soon       int    // of later, not written yet, and waited for
 	rush       bool   // a Flush waits: do not wait for company
 	lost       int    // records of Later that Close could not write
 	size       uint64
@@ -230,22 +234,51 @@ func (l *Log) Append(ctx context.Context, record evidence.Record) (evidence.Entr
 // order in which they were queued. The record must not be changed afterwards.
 func (l *Log) Later(record evidence.Record) bool {
 	it, err := newItem(record)
+	return err == nil && l.queue(it) == nil
+}
+
+// Soon queues a record like Later, and returns when the operating system has it
+// and its fsync is under way: a crash of the process does not lose it, one of the
+// machine within that fsync can. On an error it is not in the log and will not
+// appear in it later. Should the fsync fail, it is kept and written again, as what
+// Later queued is. The record must not be changed afterwards.
+func (l *Log) Soon(record evidence.Record) error {
+	it, err := newItem(record)
 	if err != nil {
-		return false
+		return err
 	}
+	it.handed = &handed{done: make(chan struct{})}
+	if err := l.queue(it); err != nil {
+		return err
+	}
+	<-it.handed.done
+	return it.handed.err
+}
+
+func (l *Log) queue(it item) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closing || len(l.later) >= maxLater || l.laterBytes+len(it.record) > maxLaterBytes {
-		return false
+	switch {
+	case l.closing:
+		return ErrClosed
+	case len(l.later) >= maxLater || l.laterBytes+len(it.record) > maxLaterBytes:
+		return errBacklog
+	}
+	if it.handed != nil {
+		if l.soon++; l.soon == 1 {
+			l.soonSince = time.Now()
+		}
 	}
 	if len(l.later) == 0 {
 		l.laterSince = time.Now()
+	}
+	if len(l.later) == 0 || l.soon == 1 {
 		defer l.signal()
 	}
 	l.later = append(l.later, it)
 	l.laterBytes += len(it.record)
 	l.laterSeq++
-	return true
+	return nil
 }
 
 // Flush waits until everything queued before is durable, also with

@@ -115,6 +115,14 @@ func TestModel(t *testing.T) {
 				}
 				m.queue = append(m.queue, rec)
 			},
+			"soon": func(t *rapid.T) {
+				rec := m.record()
+				if err := m.l.Soon(asRecord(rec)); err != nil {
+					m.doubt = append(m.doubt, rec)
+					return
+				}
+				m.queue = append(m.queue, rec)
+			},
 			"flush": func(t *rapid.T) {
 				if err := m.l.Flush(context.Background()); err != nil {
 					return

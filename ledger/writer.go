@@ -17,8 +17,24 @@ type item struct {
 	record []byte // nil: withdrawn
 	leaf   evidence.Hash
 	sum    evidence.Summary
-	index  uint64 // set by the writer
+	index  uint64  // set by the writer
+	handed *handed // who waits for it to be written, nil for nobody
 }
+
+// handed is what Soon waits for. The writer tells it once.
+type handed struct {
+	told bool // the writer's
+	err  error
+	done chan struct{}
+}
+
+func (h *handed) tell(err error) {
+	h.told, h.err = true, err
+	close(h.done)
+}
+
+// waitedFor says that nobody was told yet of a record of Soon.
+func (it *item) waitedFor() bool { return it.handed != nil && !it.handed.told }
 
 func newItem(r evidence.Record) (item, error) {
 	record := r.Bytes()
@@ -127,7 +143,7 @@ func (l *Log) take() (b *batch, later []item, wait time.Duration, done bool) {
 	defer l.mu.Unlock()
 	wait = time.Hour
 	b = l.next
-	if b == nil && len(l.later) > 0 && !l.closing && !l.rush {
+	if b == nil && l.soon == 0 && len(l.later) > 0 && !l.closing && !l.rush {
 		// Company is welcome: the next Append's fsync serves these too.
 		ready := l.laterSince.Add(laterWindow)
 		if len(l.later) >= maxLaterBatch {
@@ -139,8 +155,11 @@ func (l *Log) take() (b *batch, later []item, wait time.Duration, done bool) {
 			return nil, nil, d, false
 		}
 	}
-	if b != nil && !b.flush && !l.rush && !l.closing {
-		since := b.since
+	if (b != nil && !b.flush || l.soon > 0) && !l.rush && !l.closing {
+		since := l.soonSince
+		if b != nil {
+			since = b.since
+		}
 		if l.w.ended.After(since) {
 			since = l.w.ended
 		}
@@ -180,6 +199,7 @@ func (l *Log) run(b *batch, later []item) {
 		l.accept(buf, later, waiting)
 	} else {
 		l.rush = false
+		l.withdraw(err)
 	}
 	if err != nil || buf != nil { // a batch of nothing says nothing about the disk
 		l.fate(err)
@@ -198,13 +218,48 @@ func (l *Log) run(b *batch, later []item) {
 	}
 }
 
+// withdraw takes back the records of Soon that nobody was told of yet, because
+// the disk refuses, and tells those who wait. l.mu is held.
+func (l *Log) withdraw(err error) {
+	for i := range l.later {
+		it := &l.later[i]
+		if l.soon == 0 || !it.waitedFor() {
+			continue
+		}
+		l.laterBytes -= len(it.record)
+		it.record = nil
+		l.soon--
+		it.handed.tell(err)
+	}
+}
+
+// hand tells those who wait for records of Soon that the system has them.
+func (l *Log) hand(later []item) (told int) {
+	for i := range later {
+		if later[i].waitedFor() {
+			later[i].handed.tell(nil)
+			told++
+		}
+	}
+	if told > 0 {
+		l.mu.Lock()
+		l.soon -= told
+		l.mu.Unlock()
+	}
+	return told
+}
+
 // abandon ends the attempts to write what Later queued: the log is being closed
 // and the disk refuses. Close reports it.
 func (l *Log) abandon() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.laterBytes = 0
-	l.lost += len(l.later)
+	for i := range l.later {
+		if l.later[i].record != nil { // else it was withdrawn
+			l.lost++
+		}
+	}
 	l.later = nil
 }
 
@@ -319,13 +374,19 @@ func (l *Log) commit(later, waiting []item) ([]byte, error) {
 	if err == nil && wrote < len(buf) {
 		err = io.ErrShortWrite
 	}
+	handed := 0
+	if err == nil {
+		// If the process dies from here on, the system has the batch, whole; if the
+		// machine does, it can be torn, and Open sets it aside.
+		handed = l.hand(later)
+	}
 	if err == nil && !l.opt.Async {
 		began := time.Now()
 		if err = w.file.Sync(); err != nil {
 			// What the kernel did with the pages is unknown.
 			w.broken = true
 		}
-		w.await(len(waiting), began)
+		w.await(len(waiting)+handed, began)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("ledger: write %d records: %w", n, err), l.undo())

@@ -95,6 +95,11 @@ func (l *trail) Later(r evidence.Record) bool {
 	return true
 }
 
+func (l *trail) Soon(r evidence.Record) error {
+	_, err := l.Append(context.Background(), r)
+	return err
+}
+
 // events are the actions, each with the last outcome that is on record.
 func (l *trail) events(t *testing.T) []*evidence.Event {
 	t.Helper()

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/actpass/sidecar/gate"
@@ -34,6 +35,8 @@ type Memory struct {
 	// OnMisuse is told of every misuse, whose error the caller then gets; panics
 	// when nil. Set it before first use.
 	OnMisuse func(error)
+
+	unsettled atomic.Int32 // answers of ReserveSoon that nobody settled
 
 	mu     sync.Mutex
 	fail   map[string]FailMode
@@ -250,5 +253,8 @@ func (m *Memory) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.closed = true
+	if n := m.unsettled.Load(); n != 0 {
+		m.misused(misuse("%d shares of limits were never settled", n))
+	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/actpass/sidecar/gate"
@@ -19,6 +20,36 @@ type memoryUse struct {
 // that the sums of the engines are held against.
 func (m *Memory) Reserve(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time) (over int, used []int64, err error) {
 	return m.reserve(ctx, "Reserve", tenant, eventID, uses, now, false)
+}
+
+// ReserveSoon implements gate.Store. A failure of "settled" comes after the
+// answer. Close polices that every answer was settled.
+func (m *Memory) ReserveSoon(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time) (over int, used []int64, settled func() error, err error) {
+	over, used, err = m.reserve(ctx, "ReserveSoon", tenant, eventID, uses, now, false)
+	if err != nil {
+		return 0, nil, nil, err
+	}
+	m.unsettled.Add(1)
+	return over, used, sync.OnceValue(func() error {
+		m.unsettled.Add(-1)
+		m.mu.Lock()
+		mode := m.fail["settled"]
+		m.mu.Unlock()
+		if over < 0 && (mode == Fails || mode == LostButDone) {
+			m.forget(tenant, eventID)
+		}
+		if mode == Fails || mode == FailsButPersist {
+			return fmt.Errorf("settle limits for %s: %w", eventID, ErrInjected)
+		}
+		return nil
+	}), nil
+}
+
+// forget is a Release that no failure is made for.
+func (m *Memory) forget(tenant, eventID string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.s.uses = slices.DeleteFunc(slices.Clone(m.s.uses), func(u memoryUse) bool { return u.tenant == tenant && u.event == eventID })
 }
 
 // ReserveRest implements gate.Store.

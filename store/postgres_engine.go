@@ -81,6 +81,14 @@ func (e *pgEngine) transact(ctx context.Context, locks []lock, fn func(*batch) e
 	}
 }
 
+// soon waits: a transaction that another is in the way of runs again.
+func (e *pgEngine) soon(ctx context.Context, locks []lock, fn func(*batch) error) (func() error, error) {
+	return durable, e.transact(ctx, locks, fn)
+}
+
+// durable is the end of what was waited for.
+func durable() error { return nil }
+
 // attempt runs fn once. again says that nothing was kept and that it may be tried
 // once more.
 func (e *pgEngine) attempt(ctx, wait context.Context, begin string, fn func(*batch) error) (err error, again bool) {

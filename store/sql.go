@@ -17,6 +17,10 @@ type engine interface {
 	// and be lost, or run again: it must not change anything that the caller sees
 	// unless transact returned nil, and must begin anew each time.
 	transact(ctx context.Context, locks []lock, fn func(*batch) error) error
+	// soon is transact that may return when fn has run and will not run again, with
+	// fn's error; settled then waits until it is durable, and may be called again. An
+	// engine in which fn can run again after it ran waits.
+	soon(ctx context.Context, locks []lock, fn func(*batch) error) (settled func() error, err error)
 	// row is the one row of query, asked for when it is scanned; sql.ErrNoRows.
 	row(ctx context.Context, query string, args ...any) scanner
 	// each calls scan for every row.

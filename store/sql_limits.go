@@ -26,23 +26,38 @@ type windowSum struct {
 // The sum of a key is kept beside its uses, so that a reservation costs the uses
 // that left the window since the last one, and not the whole window.
 func (s *tables) Reserve(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time) (int, []int64, error) {
+	return waited(s.reserve(ctx, tenant, eventID, uses, now, false))
+}
+
+// ReserveSoon implements gate.Store.
+func (s *tables) ReserveSoon(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time) (int, []int64, func() error, error) {
 	return s.reserve(ctx, tenant, eventID, uses, now, false)
 }
 
 // ReserveRest implements gate.Store.
 func (s *tables) ReserveRest(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time) (int, []int64, error) {
-	return s.reserve(ctx, tenant, eventID, uses, now, true)
+	return waited(s.reserve(ctx, tenant, eventID, uses, now, true))
 }
 
-func (s *tables) reserve(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time, rest bool) (int, []int64, error) {
-	if err := checkReservation(tenant, eventID, uses, now); err != nil {
+func waited(over int, used []int64, settled func() error, err error) (int, []int64, error) {
+	if err == nil {
+		err = settled()
+	}
+	if err != nil {
 		return 0, nil, err
 	}
+	return over, used, nil
+}
+
+func (s *tables) reserve(ctx context.Context, tenant, eventID string, uses []gate.Use, now time.Time, rest bool) (int, []int64, func() error, error) {
+	if err := checkReservation(tenant, eventID, uses, now); err != nil {
+		return 0, nil, nil, err
+	}
 	if len(uses) == 0 {
-		return -1, nil, nil
+		return -1, nil, durable, nil
 	}
 	over, used := -1, make([]int64, len(uses))
-	err := s.transact(ctx, limitLocks(tenant, eventID, uses), func(b *batch) error {
+	settled, err := s.soon(ctx, limitLocks(tenant, eventID, uses), func(b *batch) error {
 		over = -1
 		var held bool
 		err := b.row(`SELECT EXISTS (SELECT 1 FROM limit_uses WHERE tenant_id = ? AND event_id = ?)`, []any{tenant, eventID}, &held)
@@ -108,9 +123,14 @@ func (s *tables) reserve(ctx context.Context, tenant, eventID string, uses []gat
 		return s.sweep.step(b, micros(now))
 	})
 	if err != nil {
-		return 0, nil, fmt.Errorf("reserve limits for %s: %w", eventID, err)
+		return 0, nil, nil, fmt.Errorf("reserve limits for %s: %w", eventID, err)
 	}
-	return over, used, nil
+	return over, used, func() error {
+		if err := settled(); err != nil {
+			return fmt.Errorf("reserve limits for %s: %w", eventID, err)
+		}
+		return nil
+	}, nil
 }
 
 // The keys in these are written so that no index serves them: the planner would

@@ -172,6 +172,10 @@ func (e sqliteEngine) transact(ctx context.Context, _ []lock, fn func(*batch) er
 	return e.w.do(ctx, fn)
 }
 
+func (e sqliteEngine) soon(ctx context.Context, _ []lock, fn func(*batch) error) (func() error, error) {
+	return e.w.soon(ctx, fn)
+}
+
 func (e sqliteEngine) row(ctx context.Context, query string, args ...any) scanner {
 	return e.read.QueryRowContext(ctx, query, args...)
 }

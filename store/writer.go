@@ -35,6 +35,7 @@ type writer struct {
 type writeOp struct {
 	fn     func(*batch) error
 	state  atomic.Int32 // opWaiting, then one of the others
+	ran    chan error   // what fn gave, before it is on disk; nil where nobody asks
 	result chan error
 }
 
@@ -70,17 +71,8 @@ func (w *writer) do(ctx context.Context, fn func(*batch) error) error {
 		return err // select would toss a coin between the queue and the end
 	}
 	op := &writeOp{fn: fn, result: make(chan error, 1)}
-	w.mu.RLock()
-	if w.done {
-		w.mu.RUnlock()
-		return errClosed
-	}
-	select {
-	case w.queue <- op:
-		w.mu.RUnlock()
-	case <-ctx.Done():
-		w.mu.RUnlock()
-		return ctx.Err()
+	if err := w.send(ctx, op); err != nil {
+		return err
 	}
 	select {
 	case err := <-op.result:
@@ -90,6 +82,46 @@ func (w *writer) do(ctx context.Context, fn func(*batch) error) error {
 			return ctx.Err()
 		}
 		return <-op.result
+	}
+}
+
+// soon is do that returns when fn has run: nil, and settled, which waits until it
+// is on disk, or fn's error. What fn found out holds once settled returns nil.
+func (w *writer) soon(ctx context.Context, fn func(*batch) error) (settled func() error, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	op := &writeOp{fn: fn, ran: make(chan error, 1), result: make(chan error, 1)}
+	if err := w.send(ctx, op); err != nil {
+		return nil, err
+	}
+	var done <-chan struct{} = ctx.Done()
+	for {
+		select {
+		case err := <-op.ran:
+			return sync.OnceValue(func() error { return <-op.result }), err
+		case err := <-op.result: // it did not come so far, or is over already
+			return func() error { return err }, err
+		case <-done:
+			if op.state.CompareAndSwap(opWaiting, opGivenUp) {
+				return nil, ctx.Err()
+			}
+			done = nil
+		}
+	}
+}
+
+func (w *writer) send(ctx context.Context, op *writeOp) error {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if w.done {
+		return errClosed
+	}
+	select {
+	case w.queue <- op:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -153,14 +185,18 @@ func (w *writer) transaction(ops []*writeOp) {
 		if broken != nil {
 			break
 		}
-		errs[i], broken = b.attempt(op.fn)
+		errs[i], broken = b.attempt(op.fn, len(live) == 1)
+		if op.ran != nil && broken == nil {
+			op.ran <- errs[i]
+		}
 	}
-	if broken == nil {
+	alone := len(live) == 1 && errs[0] != nil
+	if broken == nil && !alone {
 		if err := b.run("COMMIT"); err != nil {
 			broken = fmt.Errorf("commit: %w", err)
 		}
 	}
-	if broken != nil {
+	if broken != nil || alone {
 		// What failed may have ended the transaction already (disk full, I/O error);
 		// then there is nothing to roll back and the answer does not matter.
 		_ = b.run("ROLLBACK")
@@ -173,9 +209,12 @@ func (w *writer) transaction(ops []*writeOp) {
 	}
 }
 
-// attempt runs fn so that its failure takes nothing else along. broken is the
-// failure of the transaction around it.
-func (b *batch) attempt(fn func(*batch) error) (err, broken error) {
+// attempt runs fn so that its failure takes nothing else along: where it is alone,
+// the whole transaction is undone. broken is the failure of the one around it.
+func (b *batch) attempt(fn func(*batch) error, alone bool) (err, broken error) {
+	if alone {
+		return fn(b), nil
+	}
 	if err := b.run("SAVEPOINT op"); err != nil {
 		return err, err
 	}

@@ -103,6 +103,11 @@ func (r *recorder) Later(rec evidence.Record) bool {
 	return true
 }
 
+func (r *recorder) Soon(rec evidence.Record) error {
+	_, err := r.Append(context.Background(), rec)
+	return err
+}
+
 // world is a gate with what it needs, and a clock that is set.
 type world struct {
 	*gate.Gate

@@ -51,6 +51,11 @@ func (s spool) Later(record evidence.Record) bool {
 	return err == nil
 }
 
+func (s spool) Soon(record evidence.Record) error {
+	_, err := s.Append(context.Background(), record)
+	return err
+}
+
 func (p *program) importSpool(ctx context.Context) error {
 	names, err := filepath.Glob(filepath.Join(p.dir, "spool", "*.json"))
 	if err != nil {

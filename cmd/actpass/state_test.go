@@ -33,6 +33,7 @@ func (forgets) Append(context.Context, evidence.Record) (evidence.Entry, error) 
 	return evidence.Entry{}, nil
 }
 func (forgets) Later(evidence.Record) bool { return true }
+func (forgets) Soon(evidence.Record) error { return nil }
 
 // TestLimitsCountByTheSharedClock: what a sidecar of a fleet counts, it counts at the
 // database's time.

@@ -86,6 +86,7 @@ type suite struct {
 	misuse error
 	ctx    context.Context
 	seq    int
+	soon   bool // the last reservation was by ReserveSoon
 }
 
 // noon is when the tests begin.

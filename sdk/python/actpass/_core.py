@@ -293,7 +293,7 @@ class GuardResult(Generic[T]):
         self.executed = False
         #: Under warn, what policy says against it; or that ActPass was out of reach.
         self.warning: Optional[str] = None
-        #: Whether the outcome reached the record; None when there was none to report.
+        #: Whether the sidecar wrote the outcome down; None when there was none to report.
         self.reported: Optional[bool] = None
 
     def unwrap(self) -> T:

@@ -48,7 +48,7 @@ export interface GuardResult<T> {
   executed: boolean
   /** Under warn, what policy says against it; or that ActPass was out of reach. */
   warning?: string
-  /** Whether the outcome reached the record; absent when there was none to report. */
+  /** Whether the sidecar wrote the outcome down; absent when there was none to report. */
   reported?: boolean
 }
 
