@@ -46,6 +46,9 @@ type issuer struct {
 	object `json:",inline"`
 	Spec   struct {
 		SelfSigned *struct{} `json:"selfSigned"`
+		CA         *struct {
+			SecretName string `json:"secretName"`
+		} `json:"ca"`
 	} `json:"spec"`
 }
 
@@ -54,6 +57,9 @@ type certificate struct {
 	Spec   struct {
 		SecretName string   `json:"secretName"`
 		DNSNames   []string `json:"dnsNames"`
+		IsCA       bool     `json:"isCA"`
+		CommonName string   `json:"commonName"`
+		Duration   string   `json:"duration"`
 		PrivateKey struct {
 			Algorithm      string `json:"algorithm"`
 			RotationPolicy string `json:"rotationPolicy"`
