@@ -228,7 +228,7 @@ func explainArgs(c *mapping.Call) []ExplainedArg {
 	for _, ns := range []struct {
 		source, prefix string
 		values         map[string]any
-	}{{"args", "args.", c.Args}, {"path", "path.", c.Path}, {"query", "query.", c.Query}, {"header", "header.", c.Header}} {
+	}{{"args", "args.", c.Args}, {"path", "path.", c.Path}, {"query", "query.", c.Query}, {"header", "header.", c.Header()}} {
 		names := make([]string, 0, len(ns.values))
 		for name := range ns.values {
 			names = append(names, name)

@@ -152,7 +152,7 @@ func (r *Rules) decideOne(c *mapping.Call, id Identity, user, goal string, claim
 func policyInput(c *mapping.Call, id Identity, user, goal string, claims map[string]any, now time.Time) *policy.Input {
 	in := &policy.Input{
 		Tool: c.Tool, Resource: c.Resource, Risk: c.Risk,
-		Args: c.Args, Path: c.Path, Query: c.Query, Header: c.Header,
+		Args: c.Args, Path: c.Path, Query: c.Query, HeaderOf: c.Header,
 		AgentID: id.AgentID, UserID: user, Goal: goal, Now: now, Passport: claims,
 	}
 	if len(c.Problems) > 0 {

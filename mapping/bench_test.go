@@ -3,6 +3,8 @@ package mapping
 import (
 	"bytes"
 	"fmt"
+	"os"
+	"runtime/debug"
 	"strings"
 	"testing"
 )
@@ -45,7 +47,17 @@ func refundForm() (*Request, []byte) {
 	return req, body
 }
 
+// atSidecarsPace has garbage collected as often as the sidecar has it (cmd/actpass).
+// GOGC in the environment comes first, there as here.
+func atSidecarsPace(b *testing.B) {
+	if os.Getenv("GOGC") == "" {
+		before := debug.SetGCPercent(400)
+		b.Cleanup(func() { debug.SetGCPercent(before) })
+	}
+}
+
 func BenchmarkForm(b *testing.B) {
+	atSidecarsPace(b)
 	s := mustCompile(b, stripeRules)
 	req, body := refundForm()
 	b.SetBytes(int64(len(body)))
@@ -62,7 +74,7 @@ func BenchmarkForm(b *testing.B) {
 func TestAllocations(t *testing.T) {
 	s := mustCompile(t, stripeRules)
 	req, body := refundForm()
-	if n := testing.AllocsPerRun(200, func() { s.Match(req).Read(body, true) }); n > 20 {
+	if n := testing.AllocsPerRun(200, func() { s.Match(req).Read(body, true) }); n > 16 {
 		t.Errorf("%v allocations for one form", n)
 	}
 }

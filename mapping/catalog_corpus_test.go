@@ -125,7 +125,7 @@ func judge(r mapping.Reading, policies *policy.Set, tool string) (verdict, why s
 		found = found || c.Tool == tool
 		d := policies.Decide(&policy.Input{
 			Tool: c.Tool, Resource: c.Resource, Risk: c.Risk,
-			Args: c.Args, Path: c.Path, Query: c.Query, Header: c.Header, Now: time.Unix(1_800_000_000, 0),
+			Args: c.Args, Path: c.Path, Query: c.Query, Header: c.Header(), Now: time.Unix(1_800_000_000, 0),
 		})
 		effect := d.Effect
 		if len(c.Problems) > 0 {

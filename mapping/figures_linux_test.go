@@ -78,6 +78,7 @@ func TestHostileBodies(t *testing.T) {
 }
 
 func BenchmarkJSONMiB(b *testing.B) {
+	atSidecarsPace(b)
 	s := mustCompile(b, kindRules)
 	body := []byte(`{"rows":[{"n":0}`)
 	for i := 1; len(body) < 1<<20-100; i++ {

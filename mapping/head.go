@@ -105,23 +105,7 @@ func (m *Match) head() (override string) {
 		}
 	}
 	var found []Ambiguity
-	// Most requests show policy no more than eight, though they have more.
-	room := len(r.Header)
-	if room <= 12 {
-		room = min(room, 8)
-	}
-	m.headers = make(map[string]any, room)
-	var names, texts [16]string
-	single := 0
 	for name, values := range r.Header {
-		if len(values) > 0 && shown(name) {
-			if len(values) == 1 && single < len(texts) {
-				names[single], texts[single] = name, values[0]
-				single++
-			} else {
-				m.headers[name] = oneOrList(values)
-			}
-		}
 		canonical, odd := name, false
 		if !token(name) {
 			found = append(found, ambiguity(ClassHeader, "the header name %s is no token", show(name)))
@@ -174,11 +158,6 @@ func (m *Match) head() (override string) {
 				found = append(found, ambiguity(ClassAuthority, "there is a second Host header"))
 			}
 		}
-	}
-	var boxed [len(texts)]any
-	boxTexts(boxed[:single], texts[:single])
-	for i, name := range names[:single] {
-		m.headers[name] = boxed[i]
 	}
 	if len(found) > 1 { // maps have no order, answers should
 		slices.SortFunc(found, func(a, b Ambiguity) int { return strings.Compare(a.Detail, b.Detail) })

@@ -28,6 +28,28 @@ func selector(name string) bool {
 	return false
 }
 
+// Header is the namespace of that name: the headers of the request that policy may
+// see, by their canonical names, several values as a list. Few policies look at it,
+// so it is made when one does; not for use by several at once.
+func (c *Call) Header() map[string]any {
+	if c.match == nil {
+		return nil
+	}
+	return c.match.header()
+}
+
+func (m *Match) header() map[string]any {
+	if m.headers == nil {
+		m.headers = make(map[string]any, len(m.req.Header))
+		for name, values := range m.req.Header {
+			if len(values) > 0 && shown(name) {
+				m.headers[name] = oneOrList(values)
+			}
+		}
+	}
+	return m.headers
+}
+
 func oneOrList(values []string) any {
 	if len(values) == 1 {
 		return values[0]

@@ -109,7 +109,7 @@ type Match struct {
 	params  map[string]string // named path segments
 	query   map[string]any    // the query read flat
 	segs    [6]string         // room for the segments of an ordinary path
-	headers map[string]any    // those that policy may see, several values as a list
+	headers map[string]any    // see header; nil until somebody asks
 	// underscored are the names of headers that have an underscore.
 	underscored []string
 	room        struct { // for an ordinary reading, so that it allocates less
@@ -124,12 +124,11 @@ type Call struct {
 	Tool     string
 	Resource string
 	Risk     string
-	// Args, Path, Query and Header are the typed namespaces that policy sees.
+	// Args, Path and Query are, with Header, the typed namespaces that policy sees.
 	// Values are string, int64, float64, bool, nil, map[string]any, []any.
-	Args   map[string]any
-	Path   map[string]any
-	Query  map[string]any
-	Header map[string]any
+	Args  map[string]any
+	Path  map[string]any
+	Query map[string]any
 	// Problems of declared arguments.
 	Problems []Problem
 	// Secret holds dotted paths below args whose values must not be recorded.
@@ -138,6 +137,8 @@ type Call struct {
 	Rule Pos
 	// RPCID is the JSON-RPC id as raw JSON, for the refusal; nil otherwise.
 	RPCID []byte
+
+	match *Match // nil: not of a request
 }
 
 // Reading is what the whole request says. There is always at least one call.

@@ -110,7 +110,7 @@ func (m *Match) generic() Call {
 		Args:     map[string]any{},
 		Path:     map[string]any{},
 		Query:    m.query,
-		Header:   m.headers,
+		match:    m,
 	}
 }
 
@@ -137,7 +137,7 @@ func (in *input) call(args map[string]any, t *typing) *Call {
 	in.amb = append(in.amb, t.ambiguous...)
 	c := Call{
 		Tool: r.Tool, Risk: r.Risk, Rule: r.Pos,
-		Args: args, Query: m.query, Header: m.headers,
+		Args: args, Query: m.query, match: m,
 		Problems: t.problems, Secret: t.secrets(r.secret),
 	}
 	if len(m.params) > 0 {

@@ -108,7 +108,7 @@ func (t template) render(m *Match, c *Call) (string, bool) {
 		case "query":
 			v = lookup(c.Query, p.path)
 		case "header":
-			v = lookup(c.Header, p.path)
+			v = lookup(m.header(), p.path)
 		}
 		if v == "" {
 			complete = false

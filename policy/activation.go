@@ -48,6 +48,9 @@ func (in *Input) field(name string) map[string]any {
 	case "query":
 		m = in.Query
 	case "header":
+		if in.Header == nil && in.HeaderOf != nil {
+			in.Header = in.HeaderOf()
+		}
 		m = in.Header
 	case "passport":
 		m = in.Passport

@@ -50,6 +50,9 @@ type Input struct {
 	Passport map[string]any // verified claims, nil without one
 	Now      time.Time      // frozen for the decision
 
+	// HeaderOf gives Header, where that is nil, when a condition first asks for it.
+	HeaderOf func() map[string]any
+
 	// Unusable holds, by dotted path below args, why a declared argument has no
 	// value ("missing", `must be an integer, not "1e6"`); the empty path is about
 	// all of them. A rule that names one of them cannot be evaluated. One that
