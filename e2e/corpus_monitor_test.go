@@ -57,11 +57,16 @@ var noCall = []string{
 	"method/connect-inside", "method/pri", "path/asterisk",
 }
 
+// notForGo are the targets that this test's upstream, a server of net/http, closes
+// the connection upon. That they arrive as they came is shown by the proxy's own
+// TestRequestOnTheWire.
+var notForGo = []string{"path/bad-escape", "path/cut-escape", "path/lone-percent", "path/unicode-escape"}
+
 // TestMonitorForwardsTheCorpus is the other half of the promise: monitor breaks
 // nobody. Whatever is a request at all goes on, and the record says what enforce
 // would have done.
 func TestMonitorForwardsTheCorpus(t *testing.T) {
-	cases := loadCorpus(t)
+	cases := slices.DeleteFunc(loadCorpus(t), func(c corpus.Case) bool { return slices.Contains(notForGo, c.Name) })
 	for _, p := range passages {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()

@@ -143,6 +143,15 @@ func (c *call) read(max int64) {
 	}
 	c.reading = c.match.Read(c.out.Body, c.Body == nil || c.out.Read && c.out.Whole)
 	c.boundNames()
+	if !c.match.PlainNames() {
+		asked := ""
+		for i := range c.reading.Calls {
+			if tool := c.reading.Calls[i].Tool; tool != asked {
+				asked = tool
+				c.reading.Ambiguous = append(c.reading.Ambiguous, c.match.Unsure(c.rules.Policy.Reads(tool))...)
+			}
+		}
+	}
 	if fault != nil {
 		c.reading.Ambiguous = append([]mapping.Ambiguity{malformedBody(fault)}, c.reading.Ambiguous...)
 	}
@@ -418,7 +427,7 @@ func (g *Gate) Reject(ctx context.Context, r *Request, status int, code, detail 
 	if rules != nil && r.Head.Authority != "" && !r.Tunnel {
 		c.verdict.call.Resource = c.match.URL()
 	}
-	c.describe(g, nil)
+	c.describe(g, r.Findings)
 	c.event.Notes = append(c.event.Notes, clipTo(detail, 512))
 	d := rules.render(&c.verdict, ModeEnforce, c.id) // there is nothing to let through in any mode
 	d.Mode, d.Would = c.mode, would(c.mode, &c.verdict)

@@ -26,12 +26,13 @@ func readAWSQuery(in *input) {
 	default:
 		args = in.form(in.m.RawQuery, ClassQuery)
 	}
+	in.otherProtocol("X-Amz-Target")
 	action, _ := args["Action"].(string)
 	if action == "" {
 		in.flag(ClassBody, "there is no Action")
 	}
 	for k := range args {
-		if k != "Action" && strings.EqualFold(k, "action") {
+		if base, _, _ := strings.Cut(baseName(k), "."); k != "Action" && looseName(base) == "action" {
 			in.flag(ClassDuplicate, "the parameter Action is spelt %s", show(k))
 		}
 		if credentialField(k) {
@@ -43,6 +44,16 @@ func readAWSQuery(in *input) {
 	nested["action"] = action
 	in.rule = in.m.Rule.caseOf(action)
 	in.add(nested, true)
+}
+
+// otherProtocol reports the header by which a service that speaks several protocols
+// would take the request for one of another: SQS, for one, speaks query and JSON.
+func (in *input) otherProtocol(names ...string) {
+	for _, name := range append(names, "Smithy-Protocol") {
+		if len(in.m.req.Header[name]) > 0 {
+			in.flag(ClassSource, "the header %s is that of another protocol, which names its action elsewhere", name)
+		}
+	}
 }
 
 // credentialField names the parameters of a presigned AWS request.
@@ -109,6 +120,7 @@ func readAWSJSON(in *input) {
 			args = members
 		}
 	}
+	in.otherProtocol()
 	targets := in.m.req.Header["X-Amz-Target"]
 	if len(targets) != 1 || targets[0] == "" {
 		in.flag(ClassHeader, "the request needs exactly one X-Amz-Target header")

@@ -30,9 +30,7 @@ func readForm(in *input) {
 			args = in.form(text, ClassBody)
 		}
 	}
-	if _, there := args["_method"]; there {
-		in.flag(ClassMethod, "the form asks for another method with _method")
-	}
+	in.askedMethod(args)
 	in.charsetField(args)
 	if in.m.RawQuery != "" && len(args) > 0 {
 		in.clash(args)
@@ -128,7 +126,10 @@ func (in *input) form(s, class string) map[string]any {
 		if kc&fieldPercent != 0 && strings.IndexByte(key, '=') >= 0 {
 			in.flag(class, "the field name %s has an equals sign, which some servers decode before they part name and value", show(key))
 		}
-		folded = folded || kc&(fieldUpper|fieldPercent) != 0
+		folded = folded || kc&(fieldUpper|fieldPercent|fieldRaw|fieldPlus) != 0
+		if strings.Contains(key, "__proto__") {
+			in.flag(class, "the field %s names a prototype", show(key))
+		}
 		mangled = mangled || kc&(fieldDot|fieldPlus|fieldPercent|fieldRaw) != 0
 		if kc&fieldBracket == 0 && (kc&fieldPercent == 0 || !strings.ContainsAny(key, "[]")) {
 			if _, dup := args[key]; dup {
@@ -207,12 +208,12 @@ func oddBytes(s, class string, all fieldClass, broken bool) (found []Ambiguity) 
 	return found
 }
 
-// foldClash reports members whose names differ in case only: the same to many
-// servers.
+// foldClash reports members whose names are the same to many servers: but for case,
+// or to a looser reader still.
 func (in *input) foldClash(m map[string]any) {
 	folded := false
 	for k := range m {
-		if lowered(k) != k {
+		if looseName(k) != k {
 			folded = true
 			break
 		}
@@ -222,9 +223,9 @@ func (in *input) foldClash(m map[string]any) {
 	}
 	seen := make(map[string]bool, len(m))
 	for k := range m {
-		low := lowered(k)
+		low := looseName(k)
 		if seen[low] {
-			in.flag(ClassDuplicate, "two arguments have one name but for upper and lower case")
+			in.flag(ClassDuplicate, "two arguments have one name but for upper and lower case, spaces, or characters that look like others")
 			return
 		}
 		seen[low] = true
@@ -331,7 +332,7 @@ func (in *input) unfold(v any) any {
 			case *appended, map[string]any, file:
 				x[k] = in.unfold(e)
 			}
-			folded = folded || lowered(k) != k
+			folded = folded || looseName(k) != k
 			if n, ok := strictInt(k); ok && n >= 0 && n < int64(len(x)) && k[0] != '-' {
 				indexes++
 			}

@@ -86,7 +86,7 @@ func (in *input) graphql(msg map[string]any) {
 
 func (in *input) variantOf(k string, names ...string) {
 	for _, name := range names {
-		if k != name && lowered(k) == lowered(name) {
+		if k != name && looseName(k) == looseName(name) {
 			in.flag(ClassDuplicate, "the member %s is spelt %s", name, show(k))
 		}
 	}

@@ -130,7 +130,14 @@ func (m *Match) head() (override string) {
 			if len(values) > 0 {
 				override = strings.ToUpper(strings.TrimSpace(values[0]))
 			}
-		case "X-Original-Url", "X-Rewrite-Url":
+		case "X-Original-Method", "X-Forwarded-Method", "X-Rewrite-Method", "X-Tunneled-Method", "X-Request-Method", "X-Http-Verb", "X-Http-Override", "Http-Method-Override", "X-Method":
+			for _, v := range values {
+				if asked := strings.ToUpper(strings.TrimSpace(v)); asked != m.Method && knownMethod(asked) {
+					found = append(found, ambiguity(ClassMethod, "the header %s asks for another method", name))
+					override = asked
+				}
+			}
+		case "X-Original-Url", "X-Rewrite-Url", "X-Override-Url", "X-Original-Uri", "X-Rewrite-Uri", "X-Forwarded-Uri", "X-Envoy-Original-Path", "Unencoded-Url":
 			for _, v := range values {
 				if !samePath(v, r.Target) {
 					found = append(found, ambiguity(ClassPath, "the header %s asks for another path", name))
@@ -145,8 +152,12 @@ func (m *Match) head() (override string) {
 				found = append(found, ambiguity(ClassHeader, "the header %s stands %d times", canonical, len(values)))
 			}
 		}
-		if len(values) > 1 && selector(name) {
-			found = append(found, ambiguity(ClassHeader, "the header %s stands %d times", name, len(values)))
+		if selector(name) {
+			if len(values) > 1 {
+				found = append(found, ambiguity(ClassHeader, "the header %s stands %d times", name, len(values)))
+			} else if len(values) == 1 && strings.IndexByte(values[0], ',') >= 0 { // RFC 9110 section 5.3
+				found = append(found, ambiguity(ClassHeader, "the header %s has several values", name))
+			}
 		}
 		switch name {
 		case "Content-Length":

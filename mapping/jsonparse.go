@@ -74,7 +74,7 @@ func manyValues(body []byte) bool {
 // walk over all of it again. The zero value claims nothing.
 type jsonFacts struct {
 	settled bool // no value is a rawNumber
-	lower   bool // no name has upper case, or anything beyond ASCII
+	lower   bool // no name has upper case, spaces, or anything beyond ASCII
 }
 
 var plainJSON = jsonFacts{settled: true, lower: true}
@@ -217,7 +217,11 @@ func (p *jsonParser) object(depth int) (any, jsonFault) {
 		if obj[name] = v; len(obj) < n {
 			return nil, jsonDuplicate
 		}
-		folded = folded || !ownLower(name)
+		if !ownLower(name) {
+			folded = true
+		} else if prototype(name) {
+			p.in.flag(ClassBody, "the name __proto__ is that of a prototype: some servers read its members as the object's own")
+		}
 		switch p.next() {
 		case ',':
 			p.i++
@@ -234,10 +238,10 @@ func (p *jsonParser) object(depth int) (any, jsonFault) {
 	}
 }
 
-// ownLower says that s is its own lower case, for certain.
+// ownLower says that s is its own lower case, and without spaces, for certain.
 func ownLower(s string) bool {
 	for i := 0; i < len(s); i++ {
-		if c := s[i]; c >= utf8.RuneSelf || 'A' <= c && c <= 'Z' {
+		if c := s[i]; c >= utf8.RuneSelf || c <= ' ' || 'A' <= c && c <= 'Z' {
 			return false
 		}
 	}
@@ -400,6 +404,7 @@ func (p *jsonParser) number() (any, jsonFault) {
 	text := s[start:i]
 	switch {
 	case exponent:
+	case after == 0 && negative && n == 0: // -0 is no integer as one is written
 	case after == 0 && before <= 18:
 		if negative {
 			n = -n

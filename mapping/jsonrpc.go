@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"encoding/base64"
 	"fmt"
 	"slices"
 	"strconv"
@@ -27,12 +28,50 @@ func readJSONRPC(in *input) {
 	}
 	switch x := v.(type) {
 	case map[string]any:
+		in.mirrored(x)
 		in.rpc(x)
 	case []any:
 		in.batch(x, in.rpc)
 	default:
 		in.flag(ClassBody, "the body is no JSON-RPC message")
 	}
+}
+
+// mirrored holds the headers in which MCP repeats the method and what it is about,
+// for those who route by headers, to the message itself.
+func (in *input) mirrored(msg map[string]any) {
+	if in.rule.mcp == "" {
+		return
+	}
+	params, _ := msg["params"].(map[string]any)
+	about := params["name"]
+	if about == nil {
+		about = params["uri"]
+	}
+	for _, h := range []struct {
+		name string
+		says any
+	}{{"Mcp-Method", msg["method"]}, {"Mcp-Name", about}} {
+		for _, v := range in.m.req.Header[h.name] {
+			if text, _ := h.says.(string); mirroredValue(v) != text {
+				in.flag(ClassSource, "the header %s is not what the message says", h.name)
+				break
+			}
+		}
+	}
+}
+
+// mirroredValue is what such a header says: text that is none of a header stands in
+// it as =?base64?...?=.
+func mirroredValue(v string) string {
+	if inner, ok := strings.CutPrefix(v, "=?base64?"); ok {
+		if inner, ok = strings.CutSuffix(inner, "?="); ok {
+			if b, err := base64.StdEncoding.DecodeString(inner); err == nil {
+				return string(b)
+			}
+		}
+	}
+	return v
 }
 
 // batch calls f for each message of a batch.
@@ -74,7 +113,7 @@ func (in *input) rpc(msg map[string]any) {
 		in.flag(ClassBody, "the message does not say \"jsonrpc\": \"2.0\"")
 	}
 	for k := range msg {
-		if low := lowered(k); low != k && slices.Contains(rpcMembers, low) {
+		if low := looseName(k); low != k && slices.Contains(rpcMembers, low) {
 			in.flag(ClassDuplicate, "the member %s is spelt %s", low, show(k))
 		}
 	}
@@ -195,7 +234,7 @@ func (in *input) toolCall(params map[string]any) {
 		args = map[string]any{}
 	}
 	for k := range params {
-		if low := lowered(k); low != k && (low == "name" || low == "arguments") {
+		if low := looseName(k); low != k && (low == "name" || low == "arguments") {
 			in.flag(ClassDuplicate, "the member %s is spelt %s", low, show(k))
 		}
 	}

@@ -142,3 +142,29 @@ func normalSegments(segs []string) []string {
 	}
 	return out
 }
+
+// looseName is the name of a field to the most forgiving of readers: in lower case,
+// without spaces around it, characters that look like others made those
+// (Unicode's NFKC), and what is not shown left out.
+func looseName(s string) string {
+	plain := true
+	for i := 0; i < len(s) && plain; i++ {
+		plain = s[i] > ' ' && s[i] < utf8.RuneSelf && (s[i] < 'A' || s[i] > 'Z')
+	}
+	if plain {
+		return s
+	}
+	if !ascii(s) {
+		s = strings.Map(func(r rune) rune {
+			if unicode.Is(unicode.Cf, r) {
+				return -1
+			}
+			return r
+		}, norm.NFKC.String(s))
+	}
+	return lowered(strings.TrimSpace(s))
+}
+
+// prototype says whether a name is the one by which a reader in JavaScript reaches
+// what an object inherits: a value there is one of every name that is absent.
+func prototype(name string) bool { return name == "__proto__" }

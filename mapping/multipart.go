@@ -36,9 +36,7 @@ func readMultipart(in *input) {
 		}
 	}
 	in.charsetField(args)
-	if _, there := args["_method"]; there {
-		in.flag(ClassMethod, "the form asks for another method with _method")
-	}
+	in.askedMethod(args)
 	in.add(args, true)
 }
 
@@ -187,6 +185,9 @@ func (in *input) part(head string, content []byte, args map[string]any) {
 
 // field puts a text or a file where its name says.
 func (in *input) field(args map[string]any, name string, value any) {
+	if strings.Contains(name, "__proto__") {
+		in.flag(ClassBody, "the field %s names a prototype", show(name))
+	}
 	if strings.ContainsAny(name, "[]") {
 		in.bracketed(args, name, value, ClassBody)
 		return

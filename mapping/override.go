@@ -105,4 +105,26 @@ func (in *input) hiddenMethod(whole bool) {
 }
 
 // methodField says whether a field is the one that asks for another method.
-func methodField(name string) bool { return strings.EqualFold(strings.TrimSpace(name), "_method") }
+func methodField(name string) bool {
+	return len(name) >= len("_method") && looseName(baseName(name)) == "_method"
+}
+
+// methodQuery names the parameters of a query that ask for another method where
+// their value is one: the header's name (several frameworks), Google's $httpMethod.
+func methodQuery(name string) bool {
+	switch strings.ReplaceAll(looseName(baseName(name)), "_", "-") {
+	case "x-http-method-override", "x-http-method", "x-method-override", "$httpmethod", "$method", "httpmethod", "http-method", "-http-method", "--method":
+		return true
+	}
+	return false
+}
+
+// askedMethod looks for _method among what a form says.
+func (in *input) askedMethod(args map[string]any) {
+	for name := range args {
+		if methodField(name) {
+			in.flag(ClassMethod, "the form asks for another method with _method")
+			return
+		}
+	}
+}

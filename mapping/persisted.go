@@ -86,7 +86,7 @@ func persistedHash(extensions any) (string, error) {
 		return "", fmt.Errorf("its extensions are no object")
 	}
 	for k := range members {
-		if k != "persistedQuery" && lowered(k) == "persistedquery" {
+		if k != "persistedQuery" && looseName(k) == "persistedquery" {
 			return "", fmt.Errorf("its extension persistedQuery is spelt %s", show(k))
 		}
 	}

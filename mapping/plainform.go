@@ -81,7 +81,7 @@ func (f *plainForm) parse(s string) bool {
 			kind = rootObject
 			if inner == "" {
 				kind = rootList
-			} else if c := inner[0]; c <= '9' { // perhaps the index of a list
+			} else if c := inner[0]; c <= '9' || c == '_' { // perhaps the index of a list, or __proto__
 				return false
 			}
 		}

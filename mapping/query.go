@@ -63,6 +63,8 @@ func inspectQuery(raw string) (q queryForm) {
 			if v == "" {
 				q.method = "POST"
 			}
+		} else if methodQuery(k) && knownMethod(strings.ToUpper(v)) {
+			q.method = v
 		}
 		switch old := q.fields[k].(type) {
 		case nil:

@@ -187,7 +187,8 @@ func (in *input) contentType(accept func(media string) bool, reads string) (para
 	}
 	for p := range strings.SplitSeq(params, ";") {
 		name, value, _ := strings.Cut(strings.TrimSpace(p), "=")
-		if strings.EqualFold(strings.TrimSpace(name), "charset") && !strings.EqualFold(strings.Trim(strings.TrimSpace(value), `"`), "utf-8") {
+		name = strings.TrimRight(strings.TrimSpace(name), "*0123456789") // also in the form of RFC 2231
+		if strings.EqualFold(name, "charset") && !strings.EqualFold(strings.Trim(strings.TrimSpace(value), `"`), "utf-8") {
 			in.flag(ClassContentType, "the charset %s is not utf-8", show(value))
 			return params, false
 		}
@@ -211,11 +212,9 @@ func (in *input) noBody() {
 // clash reports names that stand in the query too.
 func (in *input) clash(args map[string]any) {
 	for name := range in.m.query {
-		base, _, _ := strings.Cut(name, "[")
-		base, _, _ = strings.Cut(base, "\x00")
-		base = mangledName(strings.TrimSpace(base))
+		base := mangledName(looseName(baseName(name)))
 		for k := range args {
-			if strings.EqualFold(k, base) || strings.EqualFold(mangledName(k), base) {
+			if mangledName(looseName(k)) == base {
 				in.flag(ClassSource, "the argument %s stands in the query, and is one of the body's", show(k))
 			}
 		}

@@ -195,7 +195,7 @@ func (t *typing) requireds(m map[string]any, spec *argSpec) {
 // variant reports an undeclared key that another parser could take for a
 // declared one.
 func (t *typing) variant(k string, spec *argSpec) {
-	low := lowered(k)
+	low := looseName(k)
 	name, same := "", false
 	if spec.mixed || low != k { // else it would be the declared one itself
 		name, same = spec.fold[low]

@@ -118,10 +118,10 @@ func currencyCode(s string) bool {
 	return true
 }
 
-// strictInt reads -?(0|[1-9][0-9]*) within int64.
+// strictInt reads 0|-?[1-9][0-9]* within int64.
 func strictInt(s string) (int64, bool) {
 	digits := strings.TrimPrefix(s, "-")
-	if digits == "" || len(digits) > 19 || digits[0] == '0' && len(digits) > 1 {
+	if digits == "" || len(digits) > 19 || digits[0] == '0' && len(s) > 1 {
 		return 0, false
 	}
 	for i := 0; i < len(digits); i++ {

@@ -80,12 +80,15 @@ func TestRequestOnTheWire(t *testing.T) {
 			_ = c.Close()
 		}
 	}()
-	w := newWorld(t, func(_ *world, o *Options) {
+	w := newWorld(t, withMode(gate.ModeMonitor), func(_ *world, o *Options) {
 		o.Upstream.ConnectTo = []ConnectTo{{"api.test", 8080, l.Addr().String()}}
 	})
 	for text, want := range map[string]string{
 		"GET http://api.test:8080/x HTTP/1.1\r\nHost: api.test:8080\r\nPragma: no-cache\r\n\r\n":                                                                     "GET /x HTTP/1.1\r\nHost: api.test:8080\r\nPragma: no-cache\r\n\r\n",
 		"PUT http://api.test:8080/x HTTP/1.1\r\nHost: api.test:8080\r\nAccept-Encoding: br\r\nKeep-Alive: 5\r\nProxy-Connection: close\r\nContent-Length: 0\r\n\r\n": "PUT /x HTTP/1.1\r\nHost: api.test:8080\r\nContent-Length: 0\r\nAccept-Encoding: br\r\n\r\n",
+		// What net/http cannot read as a URL is for the check to judge, and goes out as it came.
+		"GET http://api.test:8080/x%zz/%?a=%zz HTTP/1.1\r\nHost: api.test:8080\r\n\r\n":                                    "GET /x%zz/%?a=%zz HTTP/1.1\r\nHost: api.test:8080\r\n\r\n",
+		"PUT http://api.test:8080/%u0041%4 HTTP/1.1\r\nHost: api.test:8080\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n": "PUT /%u0041%4 HTTP/1.1\r\nHost: api.test:8080\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 	} {
 		if got := w.raw(w.front, text); got.status != 204 {
 			t.Errorf("%d %s", got.status, got.body)
@@ -94,6 +97,26 @@ func TestRequestOnTheWire(t *testing.T) {
 			t.Errorf("the upstream saw %q, want %q", got, want)
 		}
 	}
+}
+
+func TestReverseHostIsPlain(t *testing.T) {
+	w := newWorld(t)
+	for _, c := range []struct{ target, host string }{
+		{"/v1/x", "stripe.localhost:080"},
+		{"/v1/x", "stripe.localhost:"},
+		{"/v1/x", "stripe.localhost:+80"},
+		{"/v1/x", "stripe.localhost:99999"},
+		{"/stripe/v1/x", "a@localhost"},
+		{"/stripe/v1/x", "localhost.:8081"},
+		{"/stripe/v1/x", "0x7f000001:8081"},
+		{"/stripe/v1/x", "%6cocalhost"},
+	} {
+		got := w.raw(w.reverse, "GET "+c.target+" HTTP/1.1\r\nHost: "+c.host+"\r\n\r\n")
+		if got.status != 400 {
+			t.Errorf("%s under %s: %d %s", c.target, c.host, got.status, got.body)
+		}
+	}
+	w.untouched()
 }
 
 func TestReverseRoutes(t *testing.T) {

@@ -93,6 +93,9 @@ func (x *exchange) admit() bool {
 			return false
 		}
 	}
+	if h.target != "" {
+		x.r.RequestURI = h.target
+	}
 	x.closing = h.close
 	limit := x.s.opt.MaxHeaderBytes
 	switch {
@@ -164,8 +167,13 @@ func (s *Server) rejectedHead(c *lintConn, h *head, theirs []byte) []byte {
 	status := http.StatusBadRequest
 	var minor int
 	_, _ = fmt.Sscanf(string(theirs[:min(len(theirs), 16)]), "HTTP/1.%d %d", &minor, &status)
-	if status < 400 || status > 599 {
+	switch {
+	case status < 400 || status > 599:
 		return nil
+	case status >= 500:
+		// A coding or a version that is not spoken here (501, 505): for who asks, the
+		// request is not well formed, and trying again elsewhere is no answer.
+		status = http.StatusBadRequest
 	}
 	detail := "The request head is not well-formed HTTP."
 	if len(h.findings) > 0 {

@@ -68,6 +68,11 @@ func stripRequest(h http.Header) (c claims, found []mapping.Ambiguity) {
 				Class: mapping.ClassHeader, Status: http.StatusBadRequest,
 				Detail: "the request asks to go on in cleartext HTTP/2 (h2c)",
 			})
+		case carriesRequests(joined):
+			found = append(found, mapping.Ambiguity{
+				Class: mapping.ClassHeader, Status: http.StatusBadRequest,
+				Detail: "the request asks to go on in " + printable(joined) + ", in which calls would pass unseen",
+			})
 		case strings.ContainsAny(joined, ", \t"):
 			found = append(found, mapping.Ambiguity{
 				Class: mapping.ClassHeader, Status: http.StatusBadRequest,
@@ -105,6 +110,17 @@ func stripRequest(h http.Header) (c claims, found []mapping.Ambiguity) {
 		delete(h, name)
 	}
 	return c, found
+}
+
+// carriesRequests says whether an upgrade leads to HTTP again, or to a proxy: TLS
+// (RFC 2817), HTTP itself (RFC 9110 section 7.8), and tunnels (RFC 9298, RFC 9484).
+func carriesRequests(protocol string) bool {
+	name, _, _ := strings.Cut(protocol, "/")
+	switch name {
+	case "http", "https", "tls", "ssl", "h2", "h3", "spdy":
+		return true
+	}
+	return strings.HasPrefix(name, "connect-") || strings.HasPrefix(name, "spdy/")
 }
 
 // several finds that a header says more than one thing. Limits are counted and

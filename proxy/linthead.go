@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strconv"
 	"strings"
+
+	"github.com/actpass/sidecar/mapping"
 )
 
 // lintHead reads one complete head, empty line included, notes what is
@@ -21,6 +23,10 @@ func (c *lintConn) lintHead(b []byte) {
 		h.find("the request line holds a bare CR")
 	}
 	http10 := bytes.HasSuffix(line, []byte(" HTTP/1.0"))
+	if h.target = readable(line); h.target != "" {
+		h.find("the target has a broken percent escape")
+		h.findings[len(h.findings)-1].Class = mapping.ClassPath
+	}
 
 	var f framing
 	hosts := 0
@@ -49,6 +55,11 @@ func (c *lintConn) lintHead(b []byte) {
 			h.findOnce("a header value holds a control character")
 		}
 		value = bytes.Trim(value, " \t")
+		if bytes.IndexByte(name, '_') >= 0 && framingName(name) {
+			// To a server that folds underscores the body ends elsewhere, and what is
+			// behind it is the next request.
+			h.find("the header " + string(name) + " is one of framing to servers that fold underscores")
+		}
 		switch len(name) {
 		case len("Host"):
 			if equalFold(name, "host") {
@@ -102,6 +113,56 @@ func (c *lintConn) lintHead(b []byte) {
 	c.fault = ""
 	c.mu.Unlock()
 	c.push(h)
+}
+
+// readable makes a target with broken percent escapes one that net/http reads, in
+// place and of the same length, and gives it as it was sent; "" where nothing had to
+// change. net/http would answer such a request itself, in every mode, though there
+// are servers that take it: it is for the check to say what it is.
+func readable(line []byte) (sent string) {
+	method, rest, ok := bytes.Cut(line, []byte{' '})
+	if !ok || string(method) == "CONNECT" {
+		return ""
+	}
+	target, _, _ := bytes.Cut(rest, []byte{' '})
+	path := target
+	if len(path) > 0 && path[0] != '/' {
+		i := bytes.Index(path, []byte("://"))
+		if i < 0 {
+			return ""
+		}
+		path = path[i+3:]
+		if i = bytes.IndexByte(path, '/'); i < 0 {
+			return ""
+		}
+		path = path[i:]
+	}
+	path, _, _ = bytes.Cut(path, []byte{'?'})
+	for i, c := range path {
+		if c == '%' && (i+2 >= len(path) || !isHexByte(path[i+1]) || !isHexByte(path[i+2])) {
+			if sent == "" {
+				sent = string(target)
+			}
+			path[i] = 'x'
+		}
+	}
+	return sent
+}
+
+func isHexByte(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f'
+}
+
+// framingName says whether a name with underscores is one of framing with dashes.
+func framingName(name []byte) bool {
+	dashed := bytes.ReplaceAll(name, []byte{'_'}, []byte{'-'})
+	switch len(dashed) {
+	case len("Content-Length"):
+		return equalFold(dashed, "content-length")
+	case len("Transfer-Encoding"):
+		return equalFold(dashed, "transfer-encoding")
+	}
+	return false
 }
 
 // framing is what the head says about the body.

@@ -75,6 +75,13 @@ func (x *exchange) describeReverse() bool {
 			target = "/"
 		}
 	}
+	if asked != "" {
+		// A path route is taken under any host, but no two servers agree on what
+		// "a@b", "b:080" or "b." is.
+		if _, _, err := mapping.Authority("http", asked); err != nil {
+			x.find(http.StatusBadRequest, mapping.ClassAuthority, "the Host header: "+printable(err.Error()))
+		}
+	}
 	var r *route
 	if name, ok := localName(asked); ok {
 		if r = x.live.routes[name]; r == nil {

@@ -30,8 +30,15 @@ var wire = []struct {
 	{"CL plus", "POST %T HTTP/1.1\r\nHost: api.test\r\nContent-Length: +4\r\n\r\nabcd", 400, false, "plain decimal"},
 	{"CL zeros", "POST %T HTTP/1.1\r\nHost: api.test\r\nContent-Length: 004\r\n\r\nabcd", 400, true, "plain decimal"},
 	{"TE case", "POST %T HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\n\r\n", 400, true, "not exactly chunked"},
-	{"TE list", "POST %T HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501, false, "not exactly chunked"},
-	{"TE twice", "POST %T HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n", 501, false, "not exactly chunked"},
+	{"TE list", "POST %T HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400, false, "not exactly chunked"},
+	{"TE twice", "POST %T HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n", 400, false, "not exactly chunked"},
+	{"TE underscored", "POST %T HTTP/1.1\r\nHost: api.test\r\nTransfer_Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n", 400, true, "fold underscores"},
+	{"CL underscored", "POST %T HTTP/1.1\r\nHost: api.test\r\nContent_Length: 0\r\nContent-Length: 4\r\n\r\nabcd", 400, true, "fold underscores"},
+	{"broken escape", "GET %T%zz HTTP/1.1\r\nHost: api.test\r\n\r\n", 400, false, "broken percent escape"},
+	{"escape cut short", "GET %T%a HTTP/1.1\r\nHost: api.test\r\n\r\n", 400, false, "broken percent escape"},
+	{"upgrade to TLS", "GET %T HTTP/1.1\r\nHost: api.test\r\nConnection: Upgrade\r\nUpgrade: TLS/1.0\r\n\r\n", 400, true, "pass unseen"},
+	{"upgrade to HTTP", "GET %T HTTP/1.1\r\nHost: api.test\r\nConnection: Upgrade\r\nUpgrade: HTTP/2.0\r\n\r\n", 400, true, "pass unseen"},
+	{"upgrade to a tunnel", "GET %T HTTP/1.1\r\nHost: api.test\r\nConnection: Upgrade\r\nUpgrade: connect-udp\r\n\r\n", 400, true, "pass unseen"},
 	{"TE vtab", "POST %T HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: \vchunked\r\n\r\n0\r\n\r\n", 400, false, "control"},
 	{"TE in 1.0", "POST %T HTTP/1.0\r\nHost: api.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, true, "HTTP/1.0"},
 	{"folded", "GET %T HTTP/1.1\r\nHost: api.test\r\nX-A: b\r\n c\r\n\r\n", 400, true, "folded"},
@@ -46,7 +53,7 @@ var wire = []struct {
 	{"empty host", "GET %T HTTP/1.1\r\nHost:\r\n\r\n", 400, true, "empty"},
 	{"no colon", "GET %T HTTP/1.1\r\nHost: api.test\r\nnonsense\r\n\r\n", 400, false, "no name"},
 	{"no version", "GET %T\r\nHost: api.test\r\n\r\n", 400, false, ""},
-	{"version 2", "GET %T HTTP/2.0\r\nHost: api.test\r\n\r\n", 505, false, ""},
+	{"version 2", "GET %T HTTP/2.0\r\nHost: api.test\r\n\r\n", 400, false, ""},
 	{"preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, false, ""},
 	{"bad method", "GE(T %T HTTP/1.1\r\nHost: api.test\r\n\r\n", 400, false, ""},
 	{"control in target", "GET %T\x01 HTTP/1.1\r\nHost: api.test\r\n\r\n", 400, false, ""},
@@ -321,7 +328,26 @@ func (p *pieces) Read(b []byte) (int, error) {
 
 func (p *pieces) SetReadDeadline(time.Time) error { return nil }
 
-// The lint changes no byte, however the bytes arrive, and finds the same.
+// sameButForEscapes says whether got is the beginning of text with an x in place
+// of some percent signs that begin no escape.
+func sameButForEscapes(text, got []byte) bool {
+	if len(got) > len(text) {
+		return false
+	}
+	for i, c := range got {
+		if c == text[i] {
+			continue
+		}
+		rest := text[i+1 : min(i+3, len(text))]
+		if text[i] != '%' || c != 'x' || len(rest) == 2 && isHexByte(rest[0]) && isHexByte(rest[1]) {
+			return false
+		}
+	}
+	return true
+}
+
+// The lint changes no byte but that of a broken escape, however the bytes arrive,
+// and finds the same.
 func FuzzLintIsTransparent(f *testing.F) {
 	for _, c := range wire {
 		if len(c.text) < 2000 {
@@ -335,7 +361,7 @@ func FuzzLintIsTransparent(f *testing.F) {
 		}
 		whole := lintOf(text, 1<<20)
 		got, _ := io.ReadAll(whole)
-		if !bytes.HasPrefix(text, got) {
+		if !bytes.HasPrefix(text, got) && !sameButForEscapes(text, got) {
 			t.Fatalf("%q became %q", text, got)
 		}
 		split := lintOf(text, int(n)+1)

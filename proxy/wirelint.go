@@ -20,7 +20,7 @@ import (
 //
 // To find heads it follows the framing of bodies exactly as net/http does. Once
 // it is no longer sure, it reports nothing more, and next answers false: a
-// request without a lint is refused.
+// request without a lint is refused. (One byte changes: see readable.)
 type lintConn struct {
 	net.Conn
 	door        *doorway
@@ -73,6 +73,7 @@ const maxChunkLine = 4096
 // head is what was seen of one request head.
 type head struct {
 	line            string // request line
+	target          string // as sent, where net/http could not have read it; see readable
 	host            string // of the Host header, as sent
 	hasCacheControl bool
 	close           bool // the connection must not be used after this request
