@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 )
@@ -211,6 +212,10 @@ func checkBundleLine(line []byte, c Checkpoint, last int64) (Entry, error) {
 	e := Entry{Index: l.I, LeafHash: l.H, Record: bytes.Clone(record)}
 	if again := AppendBundleLine(nil, e, proof); string(again[:len(again)-1]) != string(line) {
 		return Entry{}, altered("its line is not in its canonical form")
+	}
+	// Whoever holds the key could have two readers see two things.
+	if !jsontext.Value(record).IsValid() || record[0] != '{' {
+		return Entry{}, &Fault{Index: l.I, EventID: findID(record), Reason: "it is not one JSON object in UTF-8 in which no name stands twice"}
 	}
 	return e, nil
 }

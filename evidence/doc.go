@@ -115,7 +115,8 @@
 // decimal without leading zeros, below the checkpoint's size, and rises from line
 // to line. Base64 has its padding, and its unused bits are zero, in signatures of
 // the checkpoint too. "],"r":" first ends a line's own members, and the record is
-// what stands between it and the line's last byte, a closing brace. In the header's
+// what stands between it and the line's last byte, a closing brace: one JSON object in
+// UTF-8 (RFC 7493), no name twice in any of its objects, no half of a surrogate pair. In the header's
 // strings the quote, the backslash and LF are \", \\ and \n, and "<", ">", "&",
 // U+2028 and U+2029 are \u003c, \u003e, \u0026, \u2028 and \u2029; all else stands
 // as it is. The key's name is the origin. The checkpoint has no control character

@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,7 +78,8 @@ type testLog struct {
 	root   evidence.Hash
 }
 
-func newLog(t *testing.T, origin, seed string, n int) *testLog {
+// records, where there are some, are the log's instead of made ones.
+func newLog(t *testing.T, origin, seed string, n int, records ...string) *testLog {
 	t.Helper()
 	private := ed25519.NewKeyFromSeed([]byte(strings.Repeat(seed, 32)))
 	vkey, err := note.NewEd25519VerifierKey(origin, private.Public().(ed25519.PublicKey))
@@ -98,6 +100,9 @@ func newLog(t *testing.T, origin, seed string, n int) *testLog {
 		}
 		if i == 3 {
 			rec = []byte(`{"kind":"of another day","event_id":"],\"r\":"}`)
+		}
+		if len(records) > 0 {
+			rec = []byte(records[i])
 		}
 		stored, err := tlog.StoredHashes(int64(i), rec, l.nodes)
 		if err != nil {
@@ -147,6 +152,18 @@ func (l *testLog) bundle(t *testing.T, at ...int) string {
 		b += l.line(t, i)
 	}
 	return b
+}
+
+var ambiguous = map[string]string{
+	"a record with a member twice":                   `{"kind":"action","id":"ev_1","id":"ev_2"}`,
+	"a record with a member twice, once escaped":     `{"kind":"action","id":"ev_1","\u0069d":"ev_2"}`,
+	"a record with a member twice, deep in its args": `{"kind":"action","id":"ev_1","args":{"list":[{"amount":1,"amount":2}]}}`,
+	"a record with half a surrogate":                 `{"kind":"action","id":"ev_1","goal":"\ud800"}`,
+	"a record with half a surrogate in a name":       `{"kind":"action","id":"ev_1","args":{"\udc00":1}}`,
+	"a record that is no object":                     `[{"kind":"action"}]`,
+	"a record that is no JSON":                       `{"kind":"action",}`,
+	"a record with a number that is none":            `{"kind":"action","id":"ev_1","args":{"amount":NaN}}`,
+	"a record with something behind it":              `{"kind":"action","id":"ev_1"}{}`,
 }
 
 func bundles(t *testing.T) any {
@@ -228,6 +245,12 @@ func bundles(t *testing.T) any {
 		{Name: "a header whose characters are escaped otherwise", Key: log.vkey, Bundle: with(`"origin":"actpass/a"`, `"origin":"actpass\/a"`)},
 		{Name: "nothing", Key: log.vkey, Bundle: ""},
 	}
+	// Whoever holds the key can write what two readers take for two things.
+	for name, record := range ambiguous {
+		l := newLog(t, "actpass/a", "k", 2, `{"kind":"system","id":"ev_0"}`, record)
+		cases = append(cases, bundleCase{Name: name, Key: l.vkey, Bundle: l.bundle(t, 0, 1)})
+	}
+	slices.SortFunc(cases[len(cases)-len(ambiguous):], func(a, b bundleCase) int { return strings.Compare(a.Name, b.Name) })
 	for i := range cases {
 		c := &cases[i]
 		r := &report{Indexes: []uint64{}}
@@ -309,6 +332,11 @@ func passports(t *testing.T) any {
 		c("a key in the header", sign(`{"alg":"EdDSA","kid":"k1","typ":"actpass+jwt","jwk":{}}`, good, private), passport.ReasonMalformed),
 		c("a header member twice", sign(`{"alg":"none","alg":"EdDSA","kid":"k1","typ":"actpass+jwt"}`, good, private), passport.ReasonMalformed),
 		c("a claim twice", with(`"tenant_id":"acme"`, `"tenant_id":"evil","tenant_id":"acme"`), passport.ReasonMalformed),
+		c("a claim twice, once escaped", with(`"tenant_id":"acme"`, `"tenant_id":"acme","tenant\u005fid":"evil"`), passport.ReasonMalformed),
+		c("a constraint twice", with(`"currency":"usd"`, `"currency":"eur","currency":"usd"`), passport.ReasonMalformed),
+		c("an argument of a constraint twice", with(`"currency":"usd"`, `"max":{"n":1,"n":9}`), passport.ReasonMalformed),
+		c("half a surrogate", with(`"goal":"g"`, `"goal":"\ud800"`), passport.ReasonMalformed),
+		c("bytes that are not UTF-8", with(`"goal":"g"`, "\"goal\":\"\xff\""), passport.ReasonMalformed),
 		c("a claim that is not known", with(`"goal":"g"`, `"goal":"g","admin":true`), passport.ReasonMalformed),
 		c("a claim in other letters", with(`"goal":"g"`, `"Goal":"g"`), passport.ReasonMalformed),
 		c("a claim of another type", with(`"agent_id":"a"`, `"agent_id":1`), passport.ReasonMalformed),

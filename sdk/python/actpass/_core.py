@@ -13,7 +13,7 @@ import os
 import random
 import re
 import time
-from typing import Any, Dict, Generator, Generic, Literal, Mapping, Optional, Sequence, TypeVar, Union, cast
+from typing import Any, Dict, Generator, Generic, List, Literal, Mapping, Optional, Sequence, Tuple, TypeVar, Union, cast
 
 from ._errors import ActPassError, ExpiredError, HeldError, MisusedError, RefusedError, UnreachableError
 from .wire import Approval, Decision
@@ -138,6 +138,26 @@ def encode(body: Mapping[str, Any]) -> bytes:
     raise MisusedError(f"the call cannot be written as JSON: {why}. Give args as texts, whole numbers, lists and dicts.")
 
 
+def strict(text: bytes) -> Any:
+    """JSON in which no name stands twice, and no half of a surrogate pair (RFC 7493)."""
+
+    def pairs(list_: List[Tuple[str, Any]]) -> Dict[str, Any]:
+        d = dict(list_)
+        if len(d) != len(list_):
+            raise ValueError("a name twice")
+        return d
+
+    def none(_: str) -> Any:
+        raise ValueError("no number of JSON")
+
+    try:
+        v = json.loads(text.decode("utf-8"), object_pairs_hook=pairs, parse_constant=none)
+        json.dumps(v, ensure_ascii=False).encode("utf-8")  # raises on half a pair
+        return v
+    except RecursionError:
+        raise ValueError("too deep") from None
+
+
 def call(
     s: Settings, method: str, path: str, body: Optional[bytes], timeout: Optional[float] = None, retries: Optional[int] = None, secret: str = ""
 ) -> Steps[Reply]:
@@ -163,8 +183,8 @@ def call(
                         a.raw = a.raw.replace(word.encode("utf-8", "surrogatepass"), b"***")
                 try:
                     if a.json:
-                        return Reply(a.status, json.loads(a.raw.decode("utf-8")))
-                except (ValueError, RecursionError):
+                        return Reply(a.status, strict(a.raw))
+                except ValueError:
                     pass
                 raise UnreachableError(f"ActPass could not be asked: what answers there is not ActPass (HTTP {a.status}, no JSON). Check base_url.")
             problem = f"it answered {a.status}"

@@ -14,6 +14,7 @@ import re
 import time
 from typing import Any, Dict, List, Mapping, Optional, Tuple, cast
 
+from ._core import strict
 from ._ed25519 import verify
 from .wire import JWKS, PassportClaims
 
@@ -64,24 +65,6 @@ def _sha256(*parts: bytes) -> bytes:
     return hashlib.sha256(b"".join(parts)).digest()
 
 
-def _object(text: bytes) -> Any:
-    """JSON in which no name stands twice."""
-
-    def pairs(list_: List[Tuple[str, Any]]) -> Dict[str, Any]:
-        d = dict(list_)
-        if len(d) != len(list_):
-            raise ValueError("a name twice")
-        return d
-
-    def none(_: str) -> Any:
-        raise ValueError("no number of JSON")
-
-    try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=pairs, parse_constant=none)
-    except RecursionError:
-        raise ValueError("too deep") from None
-
-
 def _quoted(text: str) -> str:
     out = json.dumps(text, ensure_ascii=False)
     for c in "<>&\u2028\u2029":
@@ -102,7 +85,7 @@ def verify_evidence(bundle: bytes, public_key: Optional[str] = None) -> Verified
         raise _no("a line is cut off")
     try:
         head = lines[0].decode("utf-8")
-        h = _object(lines[0])
+        h = strict(lines[0])
     except ValueError:
         raise _no("its header is no JSON") from None
     if not isinstance(h, dict) or h.get("bundle") != 1 or not all(isinstance(h.get(k), str) for k in ("origin", "key", "checkpoint")):
@@ -131,9 +114,9 @@ def verify_evidence(bundle: bytes, public_key: Optional[str] = None) -> Verified
         if not _included(index, size, leaf, [_base64(p) for p in re.findall(_HASH, m[3])], root):
             raise _no(f"record {index} is not in the tree of the checkpoint")
         try:
-            read = json.loads(record.decode("utf-8"))
-        except (ValueError, RecursionError):
-            raise _no(f"record {index} is no JSON") from None
+            read = strict(record)
+        except ValueError:
+            raise _no(f"record {index} is no JSON, or has a name twice") from None
         if not isinstance(read, dict):
             raise _no(f"record {index} is no object")
         out.records.append((index, read))
@@ -227,7 +210,7 @@ def verify_passport_offline(
         raise PassportError(bad, "it is not a token of this form")
     header, payload, signature = (_segment(p, what) for p, what in zip(parts, ("the header", "the claims", "the signature")))
     try:
-        h = _object(header)
+        h = strict(header)
     except ValueError:
         h = None
     if not isinstance(h, dict):
@@ -240,7 +223,7 @@ def verify_passport_offline(
     if not verify(key, token.rpartition(".")[0].encode(), signature):
         raise PassportError("passport.signature", "the signature does not fit")
     try:
-        c = _object(payload)
+        c = strict(payload)
     except ValueError:
         c = {}  # which lacks what a passport has
     _check_form(c)

@@ -25,7 +25,7 @@ try {
 }
 writeFileSync('dist/cjs/package.json', '{"type":"commonjs"}\n')
 // Nobody can import these: what has types alone, and types of what is not exported.
-for (const name of ['wire.js', 'http.d.ts', 'decision.d.ts']) rmSync('dist/cjs/' + name)
+for (const name of ['wire.js', 'http.d.ts', 'decision.d.ts', 'object.d.ts']) rmSync('dist/cjs/' + name)
 // Nor do they read what is run: it is made small. Names at the top of a file stay, and with them those of errors.
 for (const name of readdirSync('dist/cjs').filter((n) => n.endsWith('.js'))) {
   writeFileSync('dist/cjs/' + name, transformSync(readFileSync('dist/cjs/' + name, 'utf8'), { minify: true, platform: 'node' }).code)

@@ -1,4 +1,5 @@
 import { createHash, createPublicKey, verify } from 'node:crypto'
+import { object } from './object.js'
 
 export interface VerifiedBundle {
   /** Verifier key that vouches for it. */
@@ -79,7 +80,7 @@ export function verifyEvidence(bundle: string | Uint8Array, publicKey?: string):
     const leaf = sha256(Buffer.of(0), record)
     if (leaf.toString('base64') !== m[2]) fail(`record ${index} was altered`)
     if (!included(index, treeSize, leaf, m[3] ? m[3].slice(1, -1).split('","').map(bytes) : [], root)) fail(`record ${index} is not in the tree of the checkpoint`)
-    try { out.records.push({ index, record: JSON.parse(record.toString('utf8')) }) } catch { fail(`record ${index} is no JSON`) }
+    out.records.push({ index, record: object(record) ?? fail(`record ${index} is not one JSON object, or has a name twice`) })
     last = index
   }
   return out

@@ -1,5 +1,6 @@
 import type { Agent, IncomingMessage } from 'node:http'
 import { MisusedError, UnreachableError } from './errors.js'
+import { object, utf8 } from './object.js'
 
 export interface Transport {
   baseUrl: string
@@ -22,7 +23,7 @@ class NoAnswer extends Error {
   constructor(message: string, cause?: unknown, readonly reused = false) { super(message, { cause }) }
 }
 
-interface Raw { status: number; after: number; json: boolean; text: string }
+interface Raw { status: number; after: number; json: boolean; raw: Buffer }
 
 /** One attempt. Every way it ends is within `ms`, also where the answer drips. */
 function attempt(t: Transport, http: typeof import('node:http'), method: string, path: string, headers: Record<string, string>, body: string | undefined, ms: number, signal?: AbortSignal): Promise<Raw> {
@@ -54,7 +55,7 @@ function attempt(t: Transport, http: typeof import('node:http'), method: string,
       res.on('error', (e) => end(new NoAnswer('no connection', e)))
       res.on('end', () => {
         const after = Number(res.headers['retry-after'])
-        end(undefined, { status: res.statusCode!, after: after > 0 ? after : 0, json: /^application\/json *(;|$)/i.test(res.headers['content-type'] ?? ''), text: Buffer.concat(parts).toString() })
+        end(undefined, { status: res.statusCode!, after: after > 0 ? after : 0, json: /^application\/json *(;|$)/i.test(res.headers['content-type'] ?? ''), raw: Buffer.concat(parts) })
       })
     })
     req.end(body)
@@ -88,8 +89,12 @@ export async function call(t: Transport, method: string, path: string, body?: st
     try {
       const r = await attempt(t, http as typeof import('node:http'), method, path, headers, body, timeoutMs, signal)
       if (r.status !== 429 && r.status < 500) {
-        for (const s of [t.apiKey, secret]) if (s) r.text = r.text.replaceAll(s, '***')
-        try { if (r.json) return { status: r.status, body: JSON.parse(r.text) } } catch { /* not the API */ }
+        try {
+          let text = utf8(r.raw)
+          for (const s of [t.apiKey, secret]) if (s) text = text.replaceAll(s, '***')
+          const body = r.json && object(text)
+          if (body) return { status: r.status, body }
+        } catch { /* not the API */ }
         throw new UnreachableError(`ActPass could not be asked: what answers there is not ActPass (HTTP ${r.status}, no JSON). Check baseUrl.`)
       }
       if (r.after) wait = Math.min(r.after * 1000, 5000)

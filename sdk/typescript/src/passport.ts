@@ -1,4 +1,5 @@
 import { createPublicKey, verify } from 'node:crypto'
+import { object } from './object.js'
 import type { JWKS, PassportClaims } from './wire.js'
 
 /** The passport does not hold. */
@@ -32,28 +33,6 @@ function segment(text: string, what: string): Buffer {
   return b.toString('base64url') === text ? b : malformed(what + ' is not base64url')
 }
 
-/** One JSON object in which no name stands twice; JSON.parse would keep the last. */
-function object(raw: Buffer, what: string): Record<string, any> {
-  let text = '', v: unknown
-  try {
-    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(raw)
-    v = JSON.parse(text)
-  } catch { /* said below */ }
-  if (!isObject(v)) return malformed(what + ' is not one JSON object')
-  const open: Array<Set<string> | null> = []
-  for (const m of text.matchAll(/"(?:[^"\\]|\\.)*"(\s*:)?|[{}[\]]/g)) {
-    if (m[0] === '{') open.push(new Set())
-    else if (m[0] === '[') open.push(null)
-    else if (m[0] === '}' || m[0] === ']') open.pop()
-    else if (m[1] !== undefined) {
-      const name = JSON.parse(m[0].slice(0, -m[1].length)), names = open[open.length - 1]!
-      if (names.has(name)) malformed(what + ' has a name twice')
-      names.add(name)
-    }
-  }
-  return v
-}
-
 /**
  * The claims of a passport, by the public keys alone (`jwks()`), after
  * docs/passports.md; throws a PassportError otherwise. Only the sidecar knows
@@ -65,7 +44,7 @@ export function verifyPassportOffline(token: string, jwks: JWKS, trust: Passport
   const parts = token.split('.')
   if (Buffer.byteLength(token) > 16 << 10 || parts.length !== 3) malformed('it is not a token of this form')
   const header = segment(parts[0]!, 'the header'), payload = segment(parts[1]!, 'the claims'), signature = segment(parts[2]!, 'the signature')
-  const h = object(header, 'the header')
+  const h = object(header) ?? malformed('the header is not one JSON object, or has a name twice')
   if (h.alg !== 'EdDSA') throw new PassportError('passport.algorithm', 'only EdDSA is accepted')
   if (h.typ !== 'actpass+jwt' || Object.keys(h).some((k) => !['alg', 'kid', 'typ'].includes(k))) malformed('the header is not that of a passport')
   const k = /^[A-Za-z0-9_-]{1,64}$/.test(h.kid) && isText(h.kid) ? jwks.keys.find((x) => x.kid === h.kid && x.kty === 'OKP' && x.crv === 'Ed25519') : undefined
@@ -73,7 +52,7 @@ export function verifyPassportOffline(token: string, jwks: JWKS, trust: Passport
   const key = createPublicKey({ format: 'jwk', key: { kty: k.kty, crv: k.crv, x: k.x } })
   if (signature.length !== 64 || !verify(null, Buffer.from(parts[0] + '.' + parts[1]), key, signature)) throw new PassportError('passport.signature', 'the signature does not fit')
 
-  const c = object(payload, 'the claims')
+  const c = object(payload) ?? malformed('the claims are not one JSON object, or have a name twice')
   form(c, payload.toString('utf8'))
   constraints(c.resource_constraints)
   if (c.iss !== issuer) throw new PassportError('passport.issuer', 'it was issued by another than is trusted here')
