@@ -148,7 +148,7 @@ func (c *call) read(max int64) {
 		for i := range c.reading.Calls {
 			if tool := c.reading.Calls[i].Tool; tool != asked {
 				asked = tool
-				c.reading.Ambiguous = append(c.reading.Ambiguous, c.match.Unsure(c.rules.Policy.Reads(tool))...)
+				c.reading.Ambiguous = append(c.reading.Ambiguous, c.match.Unsure(c.rules.Policy.ReadsOnce(tool))...)
 			}
 		}
 	}

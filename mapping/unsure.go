@@ -28,14 +28,13 @@ func (m *Match) PlainNames() bool {
 	return true
 }
 
-// Unsure reports the headers and query parameters among reads (as policy.Set.Reads
+// Unsure reports the headers and query parameters among reads (as policy.Set.ReadsOnce
 // gives them: "header.X-Team", "query.force") that readers could take differently.
 func (m *Match) Unsure(reads []string) (found []Ambiguity) {
 	for _, r := range reads {
 		space, name, _ := strings.Cut(r, ".")
 		switch space {
 		case "header":
-			name, _, _ = strings.Cut(name, ".") // an element of a list
 			found = append(found, m.unsureHeader(canonicalHeader(name))...)
 		case "query":
 			found = append(found, m.unsureQuery(name)...)

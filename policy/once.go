@@ -1,0 +1,37 @@
+package policy
+
+import "slices"
+
+// ReadsOnce lists the headers and query parameters that the rules and limits
+// covering a tool read as one value: "header.X-Team", "query.force". One that a
+// condition looks into as a list ("a" in header["X-Team"]) is not among them.
+func (s *Set) ReadsOnce(tool string) []string {
+	var out []string
+	add := func(reads []read) {
+		for i := range reads {
+			r := &reads[i]
+			if r.root != "header" && r.root != "query" || len(r.path) != 1 || slices.ContainsFunc(reads, r.above) {
+				continue
+			}
+			if name := r.String(); !slices.Contains(out, name) {
+				out = append(out, name)
+			}
+		}
+	}
+	for _, i := range s.under(tool) {
+		for _, r := range s.policies[i].rules {
+			if r.when != nil {
+				add(r.when.reads)
+			}
+		}
+		for _, l := range s.policies[i].limits {
+			add(l.reads())
+		}
+	}
+	return out
+}
+
+// above says whether o is of something within r.
+func (r *read) above(o read) bool {
+	return o.root == r.root && len(o.path) > len(r.path) && isPrefix(r.path, o.path)
+}
