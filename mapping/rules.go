@@ -1,7 +1,6 @@
 package mapping
 
 import (
-	"bytes"
 	"slices"
 	"strings"
 
@@ -61,12 +60,7 @@ var (
 	errorShapes = []string{"stripe", "openai", "anthropic", "github", "aws", "jsonrpc", "problem"}
 )
 
-const (
-	// maxBrackets bounds what opens in a rule file before it is parsed: the YAML
-	// parser recurses once for each.
-	maxBrackets = 64
-	maxRules    = 200_000
-)
+const maxRules = 200_000
 
 // compiler gathers the rules of all sources and every fault on the way.
 type compiler struct {
@@ -79,11 +73,6 @@ type compiler struct {
 
 func (c *compiler) source(src Source) {
 	at := strictyaml.Pos{File: src.Name, Line: 1, Col: 1}
-	if line := tooNested(src.Data); line > 0 {
-		at.Line = line
-		c.faults.Addf(at, "nested deeper than %d brackets", maxBrackets)
-		return
-	}
 	var f ruleFile
 	c.partial = false
 	if err := strictyaml.Decode(src.Name, src.Data, &f); err != nil {
@@ -109,23 +98,6 @@ func (c *compiler) source(src Source) {
 			c.faults.Addf(v.Pos, "`caseless` %s: no rule of the file has it; write path.x or args.a.b", show(v.V))
 		}
 	}
-}
-
-// tooNested gives the line on which flow brackets nest too deep, or 0. Brackets
-// inside quotes count too; no rule has that many.
-func tooNested(data []byte) int {
-	depth := 0
-	for i, b := range data {
-		switch b {
-		case '[', '{':
-			if depth++; depth > maxBrackets {
-				return 1 + bytes.Count(data[:i], []byte("\n"))
-			}
-		case ']', '}':
-			depth = max(depth-1, 0)
-		}
-	}
-	return 0
 }
 
 func (c *compiler) oneOf(v strictyaml.Val[string], what string, known []string) bool {

@@ -110,6 +110,13 @@ func TestAllRuleFaultsAtOnce(t *testing.T) {
 func TestHostileFiles(t *testing.T) {
 	tests := map[string]string{
 		"brackets":     "rules: " + strings.Repeat("[", 100_000),
+		"dashes":       "rules:\n  " + strings.Repeat("- ", 100_000) + "a\n",
+		"questions":    "rules:\n  " + strings.Repeat("? ", 100_000) + "a\n",
+		"host braces":  "rules:\n  - { match: { host: \"" + strings.Repeat("{a,b}", 50) + ".example\", path: /a }, tool: a }\n",
+		"nested globs": "hosts: [a]\nrules:\n  - { match: { path: \"/" + strings.Repeat("{a,", 60) + strings.Repeat("}", 60) + "\" }, tool: a }\n",
+		"deep stars":   "hosts: [a]\nrules:\n  - { match: { path: \"" + strings.Repeat("/**/a", 100) + "\" }, tool: a }\n",
+		"named stars":  "hosts: [a]\nrules:\n  - { match: { path: \"" + strings.Repeat("/{a...}", 100) + "\" }, tool: a }\n",
+		"query globs":  "hosts: [a]\nrules:\n  - { match: { path: /a, query: { x: \"" + strings.Repeat("{a,", 60) + strings.Repeat("}", 60) + "\" } }, tool: a }\n",
 		"braces":       "rules: " + strings.Repeat("{a: ", 100_000),
 		"brace globs":  "hosts: [a]\nrules:\n  - { match: { path: \"/" + strings.Repeat("{a,a}", 100) + "\" }, tool: a }\n",
 		"header globs": "hosts: [a]\nrules:\n  - { match: { path: /a, headers: { X: \"" + strings.Repeat("{a,a}", 100) + "\" } }, tool: a }\n",

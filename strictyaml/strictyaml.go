@@ -147,6 +147,10 @@ func decode(file string, data []byte, dst any, places Places) error {
 		faults.Addf(top, "the file is %d bytes; at most %d are read", len(data), MaxSize)
 		return faults.Err()
 	}
+	if line := tooNested(data); line > 0 {
+		faults.Addf(Pos{File: file, Line: line, Col: 1}, "nested deeper than %d brackets or dashes", maxNested)
+		return faults.Err()
+	}
 	// The parser counts the line end of Windows as two.
 	data = bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n"))
 	parsed, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
