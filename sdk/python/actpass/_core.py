@@ -206,7 +206,7 @@ def good(r: Reply) -> Any:
     field = e.get("field") if isinstance(e.get("field"), str) else None
     said = f"{field}: " if field else ""
     raise MisusedError(
-        f"ActPass did not take the call: {said}{e.get('message') or f'HTTP {r.status}'}.", r.status, str(e.get("code") or f"http_{r.status}"), field
+        f"ActPass did not take the call: {said}{e.get('message') or f'it answered HTTP {r.status}. Check base_url'}.", r.status, str(e.get("code") or f"http_{r.status}"), field
     )
 
 
@@ -266,9 +266,9 @@ def preflight(s: Settings, q: Question) -> Steps[Decision]:
     if r.status not in (200, 403) or not _is_decision(d):
         raise UnreachableError("ActPass could not be asked: its answer is no decision. Check base_url.")
     if d["tool"] != q.tool or d["resource"] != q.resource:
-        raise UnreachableError("ActPass could not be asked: its answer is about another action.")
+        raise UnreachableError("ActPass could not be asked: its answer is about another action. Check base_url.")
     if MODES.index(d["mode"]) < MODES.index(q.mode or "monitor"):
-        raise UnreachableError(f"ActPass could not be asked: its answer is of mode {d['mode']}, and {q.mode} was asked for.")
+        raise UnreachableError(f"ActPass could not be asked: its answer is of mode {d['mode']}, and {q.mode} was asked for. Check base_url.")
     if d["enforcement"] in ("none", "warn") and (r.status == 403 or (d["mode"] in ("enforce", "strict") and d["decision"] != "allow")):
         d = {**d, "enforcement": "block"}
     return cast(Decision, d)

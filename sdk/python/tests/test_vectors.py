@@ -13,6 +13,13 @@ VECTORS = pathlib.Path(__file__).resolve().parents[2] / "vectors"
 DOC = json.loads((VECTORS / "guard.json").read_text("utf-8"))
 
 
+# What each kind of error says to do; for a misuse the API's own sentence, where it has one.
+TODO = {
+    "refused": r"Do not retry it unchanged\.$", "held": r"wait for it with wait_for_approval, then call guard again unchanged\.$",
+    "expired": "Call guard again", "unreachable": "Check .*base_url", "misused": r" m\.$|Check base_url",
+}  # fmt: skip
+
+
 class Own(Exception):
     pass
 
@@ -69,6 +76,7 @@ class GuardVectors(unittest.TestCase):
             if isinstance(error, ActPassError):
                 self.assertGreater(len(str(error)), 20)
                 self.assertNotIn("sk_live", str(error) + repr(error))
+                self.assertRegex(str(error), TODO[error.kind])
                 self.assertEqual(error.decision, decision)
             self.assertNotIn("4242", json.dumps(server.outcomes), "the report holds no text of the error")
             said = [{k: v for k, v in o.items() if k != "error"} for o in server.outcomes]

@@ -40,8 +40,8 @@ export function decided(r: Answer, asked: Preflight): Decision {
     && typeof d.explain?.summary === 'string' && texts(d.explain.matched_rules) && texts(d.explain.next_steps)
     && (d.approval_request_id === undefined || id(d.approval_request_id))
   if (!whole) throw new UnreachableError('ActPass could not be asked: its answer is no decision. Check baseUrl.')
-  if (d.tool !== asked.tool || d.resource !== (asked.resource ?? '')) throw new UnreachableError('ActPass could not be asked: its answer is about another action.')
-  if (modes.indexOf(d.mode) < modes.indexOf(asked.mode ?? 'monitor')) throw new UnreachableError(`ActPass could not be asked: its answer is of mode ${d.mode}, and ${asked.mode} was asked for.`)
+  if (d.tool !== asked.tool || d.resource !== (asked.resource ?? '')) throw new UnreachableError('ActPass could not be asked: its answer is about another action. Check baseUrl.')
+  if (modes.indexOf(d.mode) < modes.indexOf(asked.mode ?? 'monitor')) throw new UnreachableError(`ActPass could not be asked: its answer is of mode ${d.mode}, and ${asked.mode} was asked for. Check baseUrl.`)
   return runs(d.enforcement) && (r.status === 403 || (blocks(d.mode) && d.decision !== 'allow')) ? { ...d, enforcement: 'block' } : d
 }
 

@@ -118,5 +118,5 @@ export function good(a: Answer): any {
   if (a.status >= 200 && a.status < 300) return a.body
   const e = a.body?.error ?? {}
   const field = typeof e.field === 'string' ? e.field : undefined
-  throw new MisusedError(`ActPass did not take the call: ${field ? field + ': ' : ''}${e.message ?? 'HTTP ' + a.status}.`, a.status, String(e.code ?? 'http_' + a.status), field)
+  throw new MisusedError(`ActPass did not take the call: ${field ? field + ': ' : ''}${e.message ?? `it answered HTTP ${a.status}. Check baseUrl`}.`, a.status, String(e.code ?? 'http_' + a.status), field)
 }

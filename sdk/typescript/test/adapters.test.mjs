@@ -46,6 +46,14 @@ const cwd = fileURLToPath(new URL('..', import.meta.url))
 const run = async (snippet, amount) => (await promisify(execFile)(process.execPath, ['--input-type=module', '-e', snippet], { cwd, env: { ...env, AMOUNT: amount, QUESTION: `Please refund ${amount} of ch_123.` } })).stdout
 
 test('ADAPTERS.md has four', () => assert.equal(snippets.length, 4))
+test('ADAPTERS.md names the versions that are tested, and these run on Node 20', () => {
+  const said = readFileSync(new URL('../ADAPTERS.md', import.meta.url), 'utf8').replace(/\s+/g, ' ')
+  for (const name of ['openai', 'ai', '@modelcontextprotocol/sdk', '@langchain/core']) {
+    const { version, engines } = JSON.parse(readFileSync(new URL(`../node_modules/${name}/package.json`, import.meta.url), 'utf8'))
+    assert.ok(said.includes(` ${name} ${version.split('.').slice(0, 2).join('.')}`), name + ' ' + version)
+    assert.ok(Number(/^>=\s*(\d+)/.exec(engines?.node ?? '>=0')?.[1]) <= 20, `${name} ${version} wants Node ${engines?.node}`)
+  }
+})
 for (const [i, name, ok, error] of [[0, 'openai', /^I was told: \{"id":"re_123"/, /^I was told: Error: ActPass refused/], [1, 'ai', /^I was told: \{"id":"re_123"/, /^I was told: (\{"error":"RefusedError: )?ActPass refused/], [2, 'mcp', /^ok: refunded ch_123\n/, /^error: ActPass refused/], [3, 'langchain', /^success refunded ch_123\n/, /^error ActPass refused/]]) {
   test(`ADAPTERS.md's ${name}: the model is told the result, and the rule of a refusal`, async () => {
     assert.match(await run(snippets[i], '4900'), ok)

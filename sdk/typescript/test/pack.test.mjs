@@ -86,6 +86,12 @@ test('it depends on nothing', () => {
   assert.deepEqual(Object.keys(JSON.parse(readFileSync(join(dir, 'esm/package-lock.json'), 'utf8')).packages), ['', 'node_modules/@actpass/sdk'])
 })
 
+test('README.md begins with the quickstart, and answers ten questions', () => {
+  const text = readFileSync(join(root, 'README.md'), 'utf8')
+  assert.match(text, /^# @actpass\/sdk\n\n```js\n/)
+  assert.ok([...text.matchAll(/^\*\*[^*]+\?\*\* \S/gm)].length >= 10)
+})
+
 test('packed without the adapters and the text of the licence, it is under 15 kB', () => {
   // The frameworks' adapters are entry points of their own, and the licence is the same
   // 4 kB for everybody: both are counted apart.

@@ -4,6 +4,9 @@ import { describe, test } from 'node:test'
 import { ActPass, ActPassError } from '../dist/esm/index.js'
 import { cases, standIn } from './stand-in.mjs'
 
+// What each kind of error says to do; for a misuse the API's own sentence, where it has one.
+const todo = { refused: /Do not retry it unchanged\.$/, held: /wait for it with waitForApproval, then call guard again unchanged\.$/, expired: /Call guard again/, unreachable: /Check .*baseUrl/, misused: / m\.$|Check baseUrl/ }
+
 describe('guard.json', { concurrency: 8 }, () => {
   for (const c of cases) {
     test(c.name, async (t) => {
@@ -29,6 +32,7 @@ describe('guard.json', { concurrency: 8 }, () => {
       if (e.error === null) assert.equal(r.result, 'done')
       if (r.error instanceof ActPassError) {
         assert.ok(r.error.message.length > 20 && !r.error.message.includes('sk_live'), r.error.message)
+        assert.match(r.error.message, todo[r.error.kind])
         assert.deepEqual(r.error.decision ?? null, r.decision)
       }
       for (const b of bodies) assert.deepEqual([b.intent, b.mode], ['execute', c.mode])
