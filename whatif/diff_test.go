@@ -2,9 +2,12 @@ package whatif_test
 
 import (
 	"fmt"
+	"math"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/actpass/sidecar/policy"
@@ -59,4 +62,47 @@ func TestDiffFindsWhatDiffers(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestDiffAtEachEdge: a rule that is met by one kind of made-up value alone, beside a
+// policy without it. Whichever kind is left out, one of these differences is missed.
+func TestDiffAtEachEdge(t *testing.T) {
+	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	compile := func(rule string) *policy.Set {
+		t.Helper()
+		set, err := policy.Compile([]policy.Source{{Name: "p.yaml", Data: []byte("policies:\n  - name: p\n    version: 1\n    tools: [t]\n    rules:\n" + rule +
+			"      - { name: rest, decision: allow, reason_code: a.rest }\n")}}, policy.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return set
+	}
+	without := compile("")
+	for when, want := range map[string]map[string]any{
+		`args.n > 100`:                            {"n": int64(101)},
+		`args.n < 100`:                            {"n": int64(99)},
+		`args.n == 100`:                           {"n": int64(100)},
+		`args.n < -9223372036854775807`:           {"n": int64(math.MinInt64)},
+		`args.n > 9223372036854775806`:            {"n": int64(math.MaxInt64)},
+		`args.x > 1.5`:                            {"x": math.Nextafter(1.5, 2)},
+		`args.x < 1.5`:                            {"x": math.Nextafter(1.5, 1)},
+		`args.x == 1.5`:                           {"x": 1.5},
+		`args.s == "a"`:                           {"s": "a"},
+		`args.s != "a" && args.s.startsWith("a")`: {"s": "ax"},
+		`!args.s.startsWith("a")`:                 {"s": "other"},
+		`args.b == true`:                          {"b": true},
+		`args.b == false`:                         {"b": false},
+		`args.b != true`:                          {"b": false},
+		`!has(args.n)`:                            {},
+		`args.n == args.n`:                        {"n": "other"},
+		`type(args.n) == int`:                     {"n": int64(1)},
+	} {
+		found := whatif.DiffPolicies(without, compile("      - { name: r, when: '"+when+"', decision: deny, reason_code: a.deny }\n"), nil, now)
+		i := slices.IndexFunc(found, func(d whatif.PolicyDifference) bool { return d.To.ReasonCode == "a.deny" })
+		if i < 0 {
+			t.Errorf("%s: not found", when)
+		} else if d := cmp.Diff(want, found[i].Example.Args); d != "" {
+			t.Errorf("%s: %s", when, d)
+		}
+	}
 }
