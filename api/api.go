@@ -82,6 +82,8 @@ type EventSource interface {
 	Events(ctx context.Context, q EventQuery) (items []json.RawMessage, next string, err error)
 	// Counts gives the tenant's actions since a time, by minute or by hour.
 	Counts(ctx context.Context, tenant string, since time.Time, minutes bool) ([]Count, error)
+	// Decided counts over a tenant's newest actions, see CountDecided.
+	Decided(ctx context.Context, q DecidedQuery) (Decided, error)
 	// CatchUp returns when everything that was recorded before the call can be
 	// found, or with ctx.
 	CatchUp(ctx context.Context) error

@@ -39,6 +39,7 @@ var calls = []struct {
 	{"POST", doctorPath, `{"verdict":"open","paths":[{"path":"tcp","target":"","verdict":"open","certain":true,"detail":""}]}`, "gateway admin"},
 	{"GET", limitsPath, "", "approver admin"},
 	{"GET", "/api/v1/evidence/counts", "", "approver admin"},
+	{"GET", "/api/v1/evidence/decided", "", "approver admin"},
 	{"POST", resetPath, `{"limit":"p/l","all":true}`, "admin"},
 	{"POST", modesPath, `{"mode":"enforce"}`, "admin"},
 	{"GET", modesPath, "", "approver admin"},

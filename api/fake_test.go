@@ -276,6 +276,10 @@ func (e *fakeEvents) Events(_ context.Context, q EventQuery) ([]json.RawMessage,
 	return []json.RawMessage{json.RawMessage(e.events["ev_pending"])}, "end", nil
 }
 
+func (e *fakeEvents) Decided(_ context.Context, q DecidedQuery) (Decided, error) {
+	return CountDecided([]evidence.Event{{Kind: evidence.KindAction, TenantID: q.Tenant, Time: evidence.Time{Time: time.Now()}}}), e.err
+}
+
 func (e *fakeEvents) Counts(_ context.Context, tenant string, since time.Time, minutes bool) ([]Count, error) {
 	if tenant != "acme" || e.err != nil {
 		return nil, e.err

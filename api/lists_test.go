@@ -90,6 +90,8 @@ func TestListParameters(t *testing.T) {
 		"/api/v1/evidence/events?agent=a&agent_id=b": "agent",
 		"/api/v1/evidence/events/ev_pending?full=1":  "full",
 		"/api/v1/evidence/verify?deep=1":             "deep",
+		"/api/v1/evidence/decided?last=1001":         "last",
+		"/api/v1/evidence/decided?limit=1":           "limit",
 		"/api/v1/evidence/counts?cursor=x":           "cursor",
 		"/api/v1/evidence/counts?limit=0":            "limit",
 		"/api/v1/approvals/proposals?cursor=-1":      "cursor",

@@ -63,6 +63,15 @@ func (x index) Events(ctx context.Context, q EventQuery) ([]json.RawMessage, str
 	return items, next, err
 }
 
+func (x index) Decided(ctx context.Context, q DecidedQuery) (Decided, error) {
+	list, _, err := x.Index.Events(ctx, store.Query{Tenant: q.Tenant, Kind: evidence.KindAction, Limit: q.Last, Bare: true})
+	var actions []evidence.Event
+	for _, v := range list {
+		actions = append(actions, v.Event)
+	}
+	return CountDecided(actions), err
+}
+
 func (x index) Counts(ctx context.Context, tenant string, since time.Time, minutes bool) ([]Count, error) {
 	list, err := x.Index.Counts(ctx, tenant, since, minutes)
 	var out []Count

@@ -64,6 +64,7 @@ func (s *server) table() []route {
 		{method: "GET", pattern: "/api/v1/evidence/events", roles: forHumans, do: s.listEvents},
 		{method: "GET", pattern: "/api/v1/evidence/events/{id}", roles: forHumans, do: s.getEvent},
 		{method: "GET", pattern: "/api/v1/evidence/counts", roles: forHumans, do: s.listCounts},
+		{method: "GET", pattern: "/api/v1/evidence/decided", roles: forHumans, do: s.listDecided},
 		{method: "GET", pattern: "/api/v1/evidence/verify", roles: forHumans, do: s.verifyLog},
 		{method: "GET", pattern: "/api/v1/evidence/export", roles: forHumans, do: s.exportLog},
 		{method: "POST", pattern: "/api/v1/simulate", roles: forHumans, do: s.simulate},

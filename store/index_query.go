@@ -31,6 +31,9 @@ type Query struct {
 	Reason   string
 	Cursor   string
 	Limit    int // 50 when 0, at most 1000
+	// Bare leaves outcomes out, and the place in the log but for its index: each event
+	// costs a third.
+	Bare bool
 }
 
 // reader gives the read handle and the log; release it.
@@ -173,7 +176,11 @@ func (ix *Index) Events(ctx context.Context, q Query) (list []View, next string,
 					continue rows
 				}
 			}
-			hits = append(hits, b.hit(r))
+			h := b.hit(r)
+			if h.bare = q.Bare; h.bare {
+				h.outcome = 0
+			}
+			hits = append(hits, h)
 			if len(hits) > limit {
 				return false
 			}

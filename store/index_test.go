@@ -297,6 +297,25 @@ func TestIndexQueries(t *testing.T) {
 	}
 	catchUp(t, ix, log.Size())
 
+	// Bare ones are the same, without what their outcomes and places cost to read.
+	whole, _, err := ix.Events(t.Context(), Query{Tenant: "acme", Limit: 20})
+	bare, next, berr := ix.Events(t.Context(), Query{Tenant: "acme", Limit: 20, Bare: true})
+	if err != nil || berr != nil || len(bare) != 20 || next == "" {
+		t.Fatalf("%d bare events, %v %v", len(bare), err, berr)
+	}
+	forwarded := 0
+	for i, v := range bare {
+		if o := whole[i].Outcome; o != nil && o.State == evidence.StateForwarded {
+			forwarded++
+		}
+		if v.ID != whole[i].ID || v.Log.Index != whole[i].Log.Index || v.Log.LeafHash != "" || v.Outcome != nil && v.Outcome.State == evidence.StateForwarded {
+			t.Errorf("bare: %+v", v)
+		}
+	}
+	if forwarded == 0 {
+		t.Error("no outcome was left out")
+	}
+
 	for name, c := range map[string]struct {
 		q     Query
 		match func(e *evidence.Event) bool

@@ -58,6 +58,7 @@ type hit struct {
 	key     eventKey
 	time    int64
 	words   [numColumns]string
+	bare    bool // without its outcome and its place, see Query.Bare
 }
 
 func (b *block) hit(r *blockRow) *hit {
@@ -89,7 +90,7 @@ func views(src Source, hits []*hit) ([]View, error) {
 		v, err := h.view(entries)
 		switch {
 		case err == nil:
-			if several != nil {
+			if several != nil && !h.bare {
 				if v.Log, err = several.Place(h.index); err != nil {
 					return nil, err
 				}
@@ -119,6 +120,10 @@ func (h *hit) view(entries map[uint64]evidence.Entry) (v View, err error) {
 		return v, fmt.Errorf("record %d is not the event that the index knows", h.index)
 	}
 	v.Event = *e
+	if h.bare {
+		v.Log.Index = h.index
+		return v, nil
+	}
 	v.Log = LogPosition{Index: h.index, LeafHash: evidence.LeafHash(entry.Record).String()}
 	if h.outcome == 0 {
 		return v, nil

@@ -13,9 +13,6 @@ import (
 	"github.com/actpass/sidecar/mapping/openapi"
 )
 
-// ruleEvents is how many of the newest actions rules are counted over.
-const ruleEvents = 1000
-
 type policyPage struct {
 	Mode         string
 	Overrides    []gate.Override
@@ -27,6 +24,7 @@ type policyPage struct {
 	Policies     []policyView
 	Limits       []limitView
 	Counted      int // actions that rules were counted over
+	CountedSince *evidence.Time
 
 	Unmapped      int // calls without a mapping rule, of those
 	Suggested     []suggestion
@@ -107,33 +105,21 @@ type place struct {
 	line int
 }
 
-// tally counts which rules decided the newest actions, and what had no mapping.
+// tally tells which rules decided the newest actions, and drafts rules for those
+// that had no mapping.
 func (d *Dashboard) tally(r *http.Request, v *visit, b *policyPage) (map[place]int, error) {
+	found, err := v.api.Decided(r.Context(), 0)
+	if err != nil {
+		return nil, err
+	}
 	hits := map[place]int{}
-	calls := map[openapi.Call]int{}
-	for cursor := ""; b.Counted < ruleEvents; {
-		p, err := v.api.Events(r.Context(), api.EventQuery{Kind: evidence.KindAction, Cursor: cursor, Limit: 200})
-		if err != nil {
-			return nil, err
-		}
-		for _, raw := range p.Data {
-			e, err := decode(raw)
-			if err != nil {
-				continue
-			}
-			b.Counted++
-			if e.Rule != nil && e.PolicyHash == b.PolicyHash {
-				hits[place{e.Rule.File, e.Rule.Line}]++
-			}
-			if q := e.Request; q != nil && e.MappingRule == nil && e.Tool != "http.connect" && q.Authority != "" {
-				calls[openapi.Call{Method: q.Method, Authority: q.Authority, Path: q.Path, ContentType: q.ContentType}]++
-			}
-		}
-		if cursor = p.Next; cursor == "" {
-			break
+	for _, one := range found.Rules {
+		if one.PolicyHash == b.PolicyHash {
+			hits[place{one.File, one.Line}] += one.Count
 		}
 	}
-	b.suggest(calls)
+	b.Counted, b.CountedSince = found.Actions, found.Since
+	b.suggest(found.Calls())
 	return hits, nil
 }
 

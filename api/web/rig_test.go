@@ -122,6 +122,15 @@ func (e events) Counts(ctx context.Context, tenant string, since time.Time, minu
 	return out, err
 }
 
+func (e events) Decided(ctx context.Context, q api.DecidedQuery) (api.Decided, error) {
+	list, _, err := e.Index.Events(ctx, store.Query{Tenant: q.Tenant, Kind: evidence.KindAction, Limit: q.Last, Bare: true})
+	var actions []evidence.Event
+	for _, v := range list {
+		actions = append(actions, v.Event)
+	}
+	return api.CountDecided(actions), err
+}
+
 func (e events) CatchUp(ctx context.Context) error {
 	if err := e.log.Flush(ctx); err != nil {
 		return err

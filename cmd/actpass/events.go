@@ -74,6 +74,19 @@ func (e *events) Counts(ctx context.Context, tenant string, since time.Time, min
 	return out, nil
 }
 
+// Decided implements api.EventSource.
+func (e *events) Decided(ctx context.Context, q api.DecidedQuery) (api.Decided, error) {
+	list, _, err := e.index.Events(ctx, store.Query{Tenant: q.Tenant, Kind: evidence.KindAction, Limit: q.Last, Bare: true})
+	if err != nil {
+		return api.Decided{}, err
+	}
+	actions := make([]evidence.Event, len(list))
+	for i := range list {
+		actions[i] = list[i].Event
+	}
+	return api.CountDecided(actions), nil
+}
+
 // CatchUp waits until everything recorded so far, outcomes that are still queued
 // included, can be found.
 func (e *events) CatchUp(ctx context.Context) error {

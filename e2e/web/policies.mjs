@@ -7,6 +7,7 @@ export async function policies({ visit, find, look, screens, BASE, ADMIN, APPROV
   await page.goto(BASE + '/ui/policies')
   const said = await page.textContent('main')
   if (!/In force since/.test(said)) find('the page does not say since when')
+  if (!/counted over the last \d+ actions, since \d+ \w+ [\d:]+ UTC, as of now/.test(said)) find('the page does not say over what it counts')
   if (!/Could be called/.test(said) || !/\/v9\/things\/\{/.test(said)) find('no mapping rule is suggested')
   await page.click('.rule summary >> text=medium_refund_needs_approval')
   if (!/decision: require_approval/.test(await page.textContent('.rule[open] .source'))) find('the lines of a rule are not shown')
