@@ -358,7 +358,7 @@ func answerError(status int, body []byte, header http.Header) error {
 	}
 	var b errorBody
 	if json.Unmarshal(body, &b) == nil && b.Error.Code != "" {
-		e.Code, e.Message, e.Field = b.Error.Code, b.Error.Message, b.Error.Field
+		e.Code, e.Message, e.Field, e.Progress = b.Error.Code, b.Error.Message, b.Error.Field, b.Error.Progress
 		return e
 	}
 	e.Code, e.Message = "unknown", fmt.Sprintf("the answer is %d %s, and not one of an ActPass sidecar", status, http.StatusText(status))

@@ -23,6 +23,7 @@ type Error struct {
 	Field      string        // of the request, "" when it is about none
 	RequestID  string        // X-Request-Id of the answer
 	RetryAfter time.Duration // 0: not said
+	Progress   float64       // with ReadingCode: the share of the record that is read, 0 to 1
 	cause      error         // for the log, never shown
 }
 
@@ -44,6 +45,8 @@ type errorDetail struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
 	Field   string `json:"field,omitempty"`
+	// Progress is how far the sidecar is with what it was asked for, 0 to 1.
+	Progress float64 `json:"progress,omitempty"`
 }
 
 func invalid(field, message string) *Error {
@@ -127,7 +130,7 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if e.Status == http.StatusRequestEntityTooLarge {
 		w.Header().Set("Connection", "close") // the rest of the body is not read
 	}
-	_ = writeJSON(w, e.Status, errorBody{errorDetail{Code: e.Code, Message: e.Message, Field: e.Field}})
+	_ = writeJSON(w, e.Status, errorBody{errorDetail{Code: e.Code, Message: e.Message, Field: e.Field, Progress: e.Progress}})
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) error {

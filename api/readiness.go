@@ -28,9 +28,9 @@ type ReadinessQuery struct {
 }
 
 // Behind is an error of EventSource.Readiness: the record could not be read to its
-// end in the time. The next question goes on from there.
+// end in the time. The reading goes on, or the next question goes on with it.
 type Behind struct {
-	Read, Size uint64 // records
+	Read, Size uint64 // records, of those that the question is about
 	Err        error  // of the context that ended
 }
 
@@ -51,20 +51,14 @@ func (s *server) readiness(w http.ResponseWriter, r *http.Request, id gate.Ident
 	if err != nil {
 		return err
 	}
-	select {
-	case s.verify <- struct{}{}:
-		defer func() { <-s.verify }()
-	case <-r.Context().Done():
-		return r.Context().Err()
-	}
 	ctx, cancel := context.WithTimeout(r.Context(), cmp.Or(q.Wait, simulationTime))
 	defer cancel()
 	report, err := s.Events.Readiness(ctx, q)
 	var behind *Behind
 	if errors.As(err, &behind) && r.Context().Err() == nil {
 		return &Error{
-			Status: http.StatusServiceUnavailable, Code: ReadingCode, RetryAfter: time.Second, cause: err,
-			Message: fmt.Sprintf("the record is being read, and %d%% of it is; ask again, and it goes on from there", 100*behind.Read/max(behind.Size, 1)),
+			Status: http.StatusServiceUnavailable, Code: ReadingCode, RetryAfter: time.Second, Progress: float64(behind.Read) / float64(max(behind.Size, 1)), cause: err,
+			Message: fmt.Sprintf("the record is being read, and %d%% of it is; ask again, it goes on meanwhile", 100*behind.Read/max(behind.Size, 1)),
 		}
 	}
 	if errors.Is(err, context.DeadlineExceeded) && r.Context().Err() == nil {

@@ -27,12 +27,16 @@ type pageTemplate = *template.Template
 
 // page is what each template gets.
 type page struct {
-	Title    string
-	Nav      string // the entry that is lit
-	Who      gate.Identity
-	CSRF     string
-	Pending  int // approvals that wait; 100 is "100 or more"
-	Live     bool
+	Title   string
+	Nav     string // the entry that is lit
+	Who     gate.Identity
+	CSRF    string
+	Pending int // approvals that wait; 100 is "100 or more"
+	Live    bool
+	// Again says that what is shown is not all yet: the page asks again in a second.
+	// With AgainByScript it does so by script only, where a form may be half filled in.
+	Again, AgainByScript bool
+
 	Fragment bool
 	Notice   string
 	Problem  string

@@ -17,7 +17,7 @@ type readinessPage struct {
 	Filter    map[string]string
 	Spans     []span
 	Report    *whatif.Readiness // nil when it could not be asked for
-	Reading   string            // how far the record is read, while it is
+	Reading   *api.Error        // says how far the record is read, while it is
 	Overrides []api.ModeOverride
 	More      bool // overrides than are shown
 	Set       modeForm
@@ -28,8 +28,17 @@ var readinessSpans = []span{{"24h", "24 hours"}, {"72h", "3 days"}, {"168h", "7 
 // modeForm is a wish for an override as it stands in the form.
 type modeForm struct{ Tool, Agent, Mode, Reason string }
 
-// readingWait is how long a page waits for a record that is read for the first time.
-const readingWait = 3 * time.Second
+// readingWait is how long a page waits for a record that is read for the first time,
+// before it says how far that is. It is read on meanwhile.
+const readingWait = 600 * time.Millisecond
+
+// reading is err where it says that the record is being read, else nil.
+func reading(err error) *api.Error {
+	if e := (*api.Error)(nil); errors.As(err, &e) && e.Code == api.ReadingCode {
+		return e
+	}
+	return nil
+}
 
 // modeFormOf drops what cannot be seen: the page is to show what will be set.
 func modeFormOf(q url.Values) modeForm {
@@ -76,10 +85,8 @@ func (d *Dashboard) readiness(w http.ResponseWriter, r *http.Request, v *visit) 
 	report, err := v.api.Readiness(r.Context(), api.ReadinessQuery{
 		Mode: b.Filter["mode"], Tool: b.Filter["tool"], Agent: b.Filter["agent_id"], Since: d.Now().Add(-last), Limit: api.MaxLimit, Wait: readingWait,
 	})
-	var e *api.Error
-	if errors.As(err, &e) && e.Code == api.ReadingCode {
-		b.Reading = sentence(e)
-		w.Header().Set("Refresh", "1") // without script, too
+	if b.Reading = reading(err); b.Reading != nil {
+		p.Again = true
 	} else if err == nil {
 		b.Report = &report
 	} else if p.Problem, err = problemOf(err); err != nil {
@@ -94,7 +101,8 @@ type modePage struct {
 	modeForm
 	Rows    []whatif.ReadinessRow // of what it would cover
 	Missing []string
-	Asked   bool // the record was asked
+	Asked   bool       // the record was asked
+	Reading *api.Error // says how far the record is read, while it is
 }
 
 func (d *Dashboard) modeNew(w http.ResponseWriter, r *http.Request, v *visit) error {
@@ -105,11 +113,12 @@ func (d *Dashboard) askMode(w http.ResponseWriter, r *http.Request, v *visit, st
 	b := modePage{modeForm: f}
 	if f.Mode == gate.ModeEnforce || f.Mode == gate.ModeStrict {
 		// Only advice: a record that cannot be read bars nobody from tightening.
-		ask := api.ReadinessQuery{Mode: f.Mode, Tool: f.Tool, Since: d.Now().Add(-api.SimulationSpan), Limit: api.MaxLimit, Wait: 20 * time.Second}
+		ask := api.ReadinessQuery{Mode: f.Mode, Tool: f.Tool, Since: d.Now().Add(-api.SimulationSpan), Limit: api.MaxLimit, Wait: readingWait}
 		if !strings.Contains(f.Agent, "*") {
 			ask.Agent = f.Agent
 		}
-		if report, err := v.api.Readiness(r.Context(), ask); err == nil {
+		report, err := v.api.Readiness(r.Context(), ask)
+		if b.Reading = reading(err); err == nil {
 			b.Asked, b.Missing = true, report.Missing
 			for _, row := range report.Data {
 				if f.Agent == "" || gate.MatchGlob(f.Agent, row.AgentID) {
@@ -118,7 +127,7 @@ func (d *Dashboard) askMode(w http.ResponseWriter, r *http.Request, v *visit, st
 			}
 		}
 	}
-	p := &page{Title: "Tighten", Nav: "readiness", Body: b, Problem: problem}
+	p := &page{Title: "Tighten", Nav: "readiness", Again: b.Reading != nil, AgainByScript: true, Body: b, Problem: problem}
 	p.fill(d, r, v)
 	d.render(w, r, status, "mode", p)
 	return nil

@@ -49,8 +49,16 @@ func TestReadinessAndTheSwitch(t *testing.T) {
 	has(b, "/ui/readiness?tool=stripe.*", false, "chat.message.post")
 
 	// A long record is read while the page asks again.
-	if got := b.get("/ui/readiness?tool=" + unreadTool); got.status != http.StatusOK || got.header.Get("Refresh") != "1" || !strings.Contains(got.body, "25% of it is") || strings.Contains(got.body, "Nothing to judge yet") {
+	if got := b.get("/ui/readiness?tool=" + unreadTool); got.status != http.StatusOK || !strings.Contains(got.body, `<noscript><meta http-equiv="refresh" content="1"></noscript>`) || !strings.Contains(got.body, "data-again") || !strings.Contains(got.body, "25% is read") || !strings.Contains(got.body, `value="0.25"`) || strings.Contains(got.body, "Nothing to judge yet") {
 		t.Errorf("%d %v %s", got.status, got.header, got.body)
+	}
+
+	// A form that may be half filled in is not taken away, and still there meanwhile.
+	if got := b.get("/ui/modes/new?mode=enforce&tool=" + unreadTool); got.status != http.StatusOK || strings.Contains(got.body, "http-equiv") || !strings.Contains(got.body, "data-again") || !strings.Contains(got.body, "25% is read") || !strings.Contains(got.body, `name="confirm"`) {
+		t.Errorf("%d %v %s", got.status, got.header, got.body)
+	}
+	if got := b.get("/ui/readiness"); strings.Contains(got.body, "data-again") || strings.Contains(got.body, "http-equiv") {
+		t.Error("a page that shows all asks again")
 	}
 
 	// Asked for, seen, confirmed.

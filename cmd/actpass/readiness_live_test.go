@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -133,30 +134,98 @@ func TestReadinessReadsWhatIsNew(t *testing.T) {
 	t.Error("what nobody asks is kept")
 }
 
-func TestReadinessGoesOnWhereItStopped(t *testing.T) {
+// TestReadinessGoesOnByItself: a question that gave up is told how far the record is
+// read; the reading goes on without it, once, and the next question finds it done.
+func TestReadinessGoesOnByItself(t *testing.T) {
 	now := time.Date(2026, 3, 9, 12, 30, 0, 0, time.UTC)
 	log := &recordLog{}
-	for range 100 {
+	for range 3*piece - 10 {
 		log.add(t, now.Add(-time.Minute), "t1")
 	}
 	var l studies
-	ctx, cancel := context.WithCancel(t.Context())
-	short := func(from uint64, most int) ([]evidence.Entry, error) {
-		list, err := log.read(from, most)
-		if log.reads >= 40 {
-			cancel()
+	at, on := make(chan struct{}), make(chan struct{})
+	var mu sync.Mutex
+	slow := func(from uint64, most int) ([]evidence.Entry, error) {
+		if most > 1 && from == piece {
+			close(at)
+			<-on
 		}
-		return list, err
+		mu.Lock()
+		defer mu.Unlock()
+		return log.read(from, most)
 	}
 	q := api.ReadinessQuery{Tenant: "acme", Mode: gate.ModeEnforce, Since: now.Add(-24 * time.Hour), Now: now}
-	_, err := l.ask(ctx, rulesText(t, "allow"), q, short, log.size())
-	var behind *api.Behind
-	if !errors.As(err, &behind) || behind.Read != 40 || behind.Size != 100 || !errors.Is(err, context.Canceled) {
-		t.Fatalf("it was stopped, and says %v", err)
+	rules := rulesText(t, "allow")
+	for range 2 {
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { <-at; cancel() }()
+		_, err := l.ask(ctx, rules, q, slow, log.size())
+		var behind *api.Behind
+		if !errors.As(err, &behind) || behind.Read != piece || behind.Size != log.size() || !errors.Is(err, context.Canceled) {
+			t.Fatalf("it is not read yet, and says %v", err)
+		}
 	}
-	log.reads = 0
-	got, err := l.ask(t.Context(), rulesText(t, "allow"), q, log.read, log.size())
-	if err != nil || got.Calls != 100 || log.reads != 60 {
+	close(on)
+	s := l.list[0]
+	read := func() uint64 {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.next
+	}
+	for range 500 {
+		if read() == log.size() {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if read() != log.size() {
+		t.Fatalf("nobody asks, and it is read up to %d", read())
+	}
+	got, err := l.ask(t.Context(), rules, q, slow, log.size())
+	if err != nil || got.Calls != 3*piece-10 || log.reads > 3*piece+10 { // a few at the end of a piece are looked at twice
 		t.Errorf("%d calls after %d reads, %v", got.Calls, log.reads, err)
 	}
+}
+
+// TestAStudyThatEndsLetsGo: whoever waits for a study whose place is taken is told to
+// ask again, and nobody goes on reading for it.
+func TestAStudyThatEndsLetsGo(t *testing.T) {
+	now := time.Date(2026, 3, 9, 12, 30, 0, 0, time.UTC)
+	log := &recordLog{}
+	for range 2 * piece {
+		log.add(t, now.Add(-time.Minute), "t1")
+	}
+	var l studies
+	at, on := make(chan struct{}), make(chan struct{})
+	slow := func(from uint64, most int) ([]evidence.Entry, error) {
+		if most > 1 && from == 0 {
+			close(at)
+			<-on
+		}
+		return log.read(from, most)
+	}
+	q := api.ReadinessQuery{Tenant: "acme", Mode: gate.ModeEnforce, Since: now.Add(-24 * time.Hour), Now: now}
+	told := make(chan error)
+	go func() {
+		_, err := l.ask(t.Context(), rulesText(t, "allow"), q, slow, log.size())
+		told <- err
+	}()
+	<-at
+	s := l.list[0]
+	l.drop(s)
+	var behind *api.Behind
+	if err := <-told; !errors.As(err, &behind) {
+		t.Errorf("%v", err)
+	}
+	close(on)
+	for range 500 { // the piece that was under way is read
+		s.mu.Lock()
+		next, reading := s.next, s.reading
+		s.mu.Unlock()
+		if next == piece && !reading {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("it is read up to %d, and on: %v", s.next, s.reading)
 }

@@ -8,6 +8,7 @@ let busy = false
 let again = false
 let last = 0
 let slow = 0
+let more = 'again' in root.dataset // what is shown is not all yet
 
 function edited(region) {
   return [...region.querySelectorAll('input:not([type=hidden]), textarea, select')].some((f) => f === document.activeElement || f.value !== f.defaultValue && f.tagName !== 'SELECT')
@@ -26,6 +27,7 @@ function exchange(fresh) {
     for (const [id, was] of open) document.getElementById(id)?.toggleAttribute('open', was)
     if (focus) document.getElementById(focus)?.focus({ preventScroll: true })
   }
+  more = 'again' in fresh.body.dataset
   document.title = fresh.title
   announce()
 }
@@ -40,6 +42,7 @@ async function refresh() {
   } catch { /* the next ping tries again */ } finally {
     last = Date.now()
     busy = false
+    if (more) soon()
     if (again) { again = false; setTimeout(soon, 0) }
   }
 }
@@ -137,3 +140,4 @@ document.addEventListener('keydown', (e) => {
 })
 
 connect()
+if (more) { last = Date.now(); soon() }

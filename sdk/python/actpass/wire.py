@@ -117,6 +117,8 @@ class _ErrorBodyError(TypedDict):
 class ErrorBodyError(_ErrorBodyError, total=False):
     #: Of the request; nested ones are joined by dots.
     field: str
+    #: With readiness.reading: the share of the record that is read.
+    progress: float
 
 
 class Explain(TypedDict):

@@ -96,6 +96,8 @@ export type ErrorBody = {
     message: string
     /** Of the request; nested ones are joined by dots. */
     field?: string
+    /** With readiness.reading: the share of the record that is read. */
+    progress?: number
   }
 }
 
