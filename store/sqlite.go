@@ -76,7 +76,7 @@ func OpenSQLite(path string, opt Options) (*SQLite, error) {
 	if err != nil {
 		return nil, errors.Join(err, w.stop(), write.Close())
 	}
-	return &SQLite{tables: &tables{engine: sqliteEngine{w: w, read: read}}, path: path, write: write, read: read, w: w}, nil
+	return &SQLite{tables: &tables{engine: sqliteEngine{w: w, read: &reader{db: read}}}, path: path, write: write, read: read, w: w}, nil
 }
 
 // prepareFile makes the file before SQLite does, so that it never exists with a
@@ -165,7 +165,7 @@ func (s *SQLite) Close() error {
 // sqliteEngine runs one transaction at a time, so that locks are for free.
 type sqliteEngine struct {
 	w    *writer
-	read *sql.DB
+	read *reader
 }
 
 func (e sqliteEngine) transact(ctx context.Context, _ []lock, fn func(*batch) error) error {
@@ -177,11 +177,18 @@ func (e sqliteEngine) soon(ctx context.Context, _ []lock, fn func(*batch) error)
 }
 
 func (e sqliteEngine) row(ctx context.Context, query string, args ...any) scanner {
-	return e.read.QueryRowContext(ctx, query, args...)
+	st, err := e.read.stmt(ctx, query)
+	switch {
+	case err != nil:
+		return noRow{err}
+	case st == nil:
+		return e.read.db.QueryRowContext(ctx, query, args...)
+	}
+	return st.QueryRowContext(ctx, args...)
 }
 
 func (e sqliteEngine) each(ctx context.Context, query string, args []any, scan func(scanner) error) error {
-	rows, err := e.read.QueryContext(ctx, query, args...)
+	rows, err := e.read.query(ctx, query, args)
 	if err != nil {
 		return err
 	}
@@ -189,7 +196,7 @@ func (e sqliteEngine) each(ctx context.Context, query string, args []any, scan f
 }
 
 func (e sqliteEngine) snapshot(ctx context.Context, fn func(*batch) error) error {
-	tx, err := e.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	tx, err := e.read.db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return err
 	}
