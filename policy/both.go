@@ -8,6 +8,11 @@ import "slices"
 // number of keys, the shorter times. When they name no group in common, nobody may
 // approve and the request is denied. Otherwise it is d.
 func (d Decision) And(o Decision) Decision {
+	return d.and(o, "Send the calls of this request by themselves: different people decide about them.")
+}
+
+// and is And, with what to do when nobody may approve.
+func (d Decision) and(o Decision, step string) Decision {
 	if d.Effect != RequireApproval || o.Effect != RequireApproval || d.RuleHash == o.RuleHash {
 		return d
 	}
@@ -23,7 +28,7 @@ func (d Decision) And(o Decision) Decision {
 	if !ok {
 		out.Effect, out.Approval, out.Limits = Deny, nil, nil
 		out.Summary = d.Summary + " No group may approve this for both " + d.Rule + " and " + o.Rule + "."
-		out.NextSteps = append([]string{"Send the calls of this request by themselves: different people decide about them."}, generalSteps(Deny)...)
+		out.NextSteps = append([]string{step}, generalSteps(Deny)...)
 		return out
 	}
 	out.Approval = both

@@ -50,9 +50,24 @@ func (s *Set) Decide(in *Input) (d Decision) {
 	default:
 		d = decider.decision
 	}
-	d.MatchedRules = names(d.MatchedRules, decider, matched)
+	own := d.MatchedRules
+	if d.Effect == RequireApproval && len(matched) > 1 {
+		d = d.askedByAll(decider, matched)
+	}
+	d.MatchedRules = names(own, decider, matched)
 	if d.Effect != Deny {
 		d = s.reserve(d, covering, act)
+	}
+	return d
+}
+
+// askedByAll is d, of decider, where other policies ask for approval too: one
+// approval has to satisfy all of them.
+func (d Decision) askedByAll(decider *rule, matched []*rule) Decision {
+	for _, r := range matched {
+		if r != decider {
+			d = d.and(r.decision, "Ask the operator: the policies that cover this call ask different people, and none of them may approve for all.")
+		}
 	}
 	return d
 }
