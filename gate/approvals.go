@@ -34,8 +34,8 @@ func (g *Gate) Approvals(ctx context.Context, actor Identity, q ApprovalQuery) (
 // Approval finds one. With wait > 0 it returns when the state is no longer
 // pending, or when wait is over.
 func (g *Gate) Approval(ctx context.Context, actor Identity, id string, wait time.Duration) (Approval, error) {
-	changed, stop := g.join(id)
-	defer stop()
+	changed := make(chan struct{}, 1)
+	defer g.join(id, func() { nudge(changed) })()
 	over := time.NewTimer(wait)
 	defer over.Stop()
 	for {

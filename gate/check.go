@@ -56,12 +56,6 @@ func (g *Gate) Check(ctx context.Context, r *Request) (*Permit, *Refusal) {
 	return permit, refusal
 }
 
-// Waiting is a held call, on record and with its question open. Wait must be called, once.
-type Waiting struct {
-	g *Gate
-	c *call
-}
-
 // Begin is Check up to where a call begins to wait for a human: then held is that
 // call, on record and with its question open, and its caller may let go of all that
 // it does not need while it waits. Exactly one of the three is not nil; should all
@@ -73,19 +67,6 @@ func (g *Gate) Begin(ctx context.Context, r *Request) (held *Waiting, permit *Pe
 		}
 	}()
 	return g.check(ctx, r)
-}
-
-// Wait ends when the call waits no more: as Check does. A ctx that ends means that
-// the client went away.
-func (h *Waiting) Wait(ctx context.Context) (permit *Permit, refusal *Refusal) {
-	defer func() {
-		if p := recover(); p != nil {
-			permit, refusal = nil, h.g.panicked(ctx, h.c.Request, p)
-		}
-	}()
-	// What lies on the stack here lies there for as long as a human takes.
-	now, why := h.g.await(ctx, h.c)
-	return h.g.resume(ctx, h.c, now, why)
 }
 
 func (g *Gate) panicked(ctx context.Context, r *Request, p any) *Refusal {

@@ -267,7 +267,12 @@ func New(o Options) (*Gate, error) {
 // Drain ends all waiting, now and from now on: held calls are told to come back,
 // as they are when their budget is over, and their approvals stand. Call it before
 // the doors are closed, so that a stop waits for answers only, not for humans.
-func (g *Gate) Drain() { g.drainOnce.Do(func() { close(g.draining) }) }
+func (g *Gate) Drain() {
+	g.drainOnce.Do(func() {
+		close(g.draining)
+		g.waits.wakeAll()
+	})
+}
 
 // Load swaps the rules in force. Calls that are being judged keep theirs. Mode
 // overrides that were set while running stay.

@@ -70,7 +70,7 @@ func (g *Gate) hold(ctx context.Context, c *call) (held *Waiting, permit *Permit
 		return nil, nil, g.unrecordable(c, err)
 	}
 	g.decided(&d)
-	return &Waiting{g, c}, nil, nil
+	return &Waiting{g: g, c: c}, nil, nil
 }
 
 // room is how many may wait for a human.
@@ -120,68 +120,6 @@ func seen(last Approval) string {
 		return SeenNone
 	}
 	return last.ID
-}
-
-// await is the approval of a held call when it is no longer pending, or nil and
-// why the call does not wait any more. Its stack, and what leads to it, is kept
-// by each held call: it is to stay small.
-func (g *Gate) await(ctx context.Context, c *call) (now *Approval, why string) {
-	g.observer.Holds(int(g.held.Add(1)))
-	defer func() { g.observer.Holds(int(g.held.Add(-1))) }()
-	budget := time.NewTimer(c.rules.Hold)
-	defer budget.Stop()
-	changed, stop := g.join(c.event.Approval.ID)
-	defer stop()
-	for {
-		// The first look comes after joining, so a decision between opening and
-		// joining is not missed.
-		var again <-chan time.Time
-		now, err := g.look(ctx, c)
-		if now != nil {
-			return now, ""
-		}
-		if err != nil {
-			again = time.After(pollEvery)
-		}
-		select {
-		case <-changed:
-		case <-again:
-		case <-budget.C:
-			return nil, ""
-		case <-g.draining:
-			return nil, "the sidecar stopped while it waited"
-		case <-ctx.Done():
-			return nil, "the client went away while it waited"
-		}
-	}
-}
-
-// resume goes on with a call that waits no more. It is not inlined because its
-// caller's stack is that of a call which still waits.
-//
-//go:noinline
-func (g *Gate) resume(ctx context.Context, c *call, now *Approval, why string) (*Permit, *Refusal) {
-	if now == nil {
-		return nil, g.stillHeld(ctx, c, c.event.Approval.ID, why)
-	}
-	return g.decidedHold(ctx, c, *now)
-}
-
-// look is the approval of a held call if it is no longer pending.
-func (g *Gate) look(ctx context.Context, c *call) (moved *Approval, err error) {
-	onFreshStack(func() {
-		var now Approval
-		now, err = g.store.GetApproval(ctx, c.Identity.TenantID, c.event.Approval.ID)
-		switch {
-		case err == nil && now.State != ApprovalPending:
-			moved = &now
-		case err != nil && ctx.Err() != nil:
-			err = nil
-		case err != nil:
-			g.Fault("store", fmt.Errorf("look at approval %s: %w", c.event.Approval.ID, err))
-		}
-	})
-	return moved, err
 }
 
 // stillHeld tells the client to come back: its retry attaches to the same hold.

@@ -20,34 +20,38 @@ type moveTeller interface {
 // waiters wakes the calls that wait for one approval.
 type waiters struct {
 	mu      sync.Mutex
-	m       map[string]map[chan struct{}]struct{}
+	m       map[string]map[*waiter]struct{}
 	polling bool // somebody asks the store for them
 }
 
-// join waits for the moves of an approval, this process's own and those that
-// others made. One question a second is put to the store, for all that wait:
-// ten thousand held calls cost no more than one.
+// waiter is one of those that wait; wake must not wait itself, nor join or leave.
+type waiter struct{ wake func() }
+
+// join has wake called after the moves of an approval, this process's own and those
+// that others made, and when the gate drains. One question a second is put to the
+// store, for all that wait: ten thousand held calls cost no more than one.
 //
 // A move that is stored before join returns may go unnoticed; look once after it.
-func (g *Gate) join(id string) (changed <-chan struct{}, stop func()) {
-	w, ch := &g.waits, make(chan struct{}, 1)
+// wake is not called any more once leave has returned.
+func (g *Gate) join(id string, wake func()) (leave func()) {
+	w, one := &g.waits, &waiter{wake}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.m == nil {
-		w.m = make(map[string]map[chan struct{}]struct{})
+		w.m = make(map[string]map[*waiter]struct{})
 	}
 	if w.m[id] == nil {
-		w.m[id] = make(map[chan struct{}]struct{}, 1)
+		w.m[id] = make(map[*waiter]struct{}, 1)
 	}
-	w.m[id][ch] = struct{}{}
+	w.m[id][one] = struct{}{}
 	if !w.polling {
 		w.polling = true
 		go g.poll()
 	}
-	return ch, func() {
+	return func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		delete(w.m[id], ch)
+		delete(w.m[id], one)
 		if len(w.m[id]) == 0 {
 			delete(w.m, id)
 		}
@@ -58,8 +62,8 @@ func (w *waiters) wake(ids ...string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, id := range ids {
-		for ch := range w.m[id] {
-			nudge(ch)
+		for one := range w.m[id] {
+			one.wake()
 		}
 	}
 }
@@ -68,8 +72,8 @@ func (w *waiters) wakeAll() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, list := range w.m {
-		for ch := range list {
-			nudge(ch)
+		for one := range list {
+			one.wake()
 		}
 	}
 }

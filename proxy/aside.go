@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"syscall"
 	"time"
 
@@ -16,10 +17,10 @@ import (
 // aside is a held call whose connection net/http does not serve meanwhile. While it
 // serves one, it keeps 10 KiB of buffers and two goroutines, whose stacks have seen a
 // handshake and a judgement and do not become small again. What waits here is the
-// call, its connection, and two goroutines that have seen nothing.
+// call, its connection, and one goroutine that has seen nothing.
 //
 //	setAside  takes the connection; the handler returns, and net/http lets go
-//	wait      is the gate's Wait, while somebody looks whether the client leaves
+//	wait      sleeps where the client would be seen to leave, until the gate wakes it
 //	back      gives the connection to Server.decided, with a head of our own making
 //	          ahead of what the client sends: net/http reads it, and the answer is
 //	          written as any other, on a connection that goes on as any other
@@ -28,7 +29,12 @@ import (
 type aside struct {
 	x    *exchange
 	conn *lintConn
-	gone bool // the client left before anybody could wait
+	call *gate.Waiting
+
+	blind bool // the client has begun another request, and is looked at no more
+	woken chan struct{}
+	mu    sync.Mutex
+	over  bool // nobody sleeps any more
 
 	permit  *gate.Permit
 	refusal *gate.Refusal
@@ -36,10 +42,17 @@ type aside struct {
 
 var longAgo = time.Unix(1, 0)
 
+// left is the context of a call whose client went away.
+var left = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
 // setAside answers false, and leaves everything as it was, where a call cannot be
 // set aside: streams of HTTP/2, which cost little, and bodies that were not read to
 // their end.
-func (x *exchange) setAside(held *gate.Waiting) bool {
+func (x *exchange) setAside(call *gate.Waiting) bool {
 	if x.conn.lint == nil || x.body != nil && !x.body.whole {
 		return false
 	}
@@ -50,11 +63,15 @@ func (x *exchange) setAside(held *gate.Waiting) bool {
 	lint := x.conn.lint
 	sent, _ := rw.Reader.Peek(rw.Reader.Buffered())
 	lint.again = append([]byte(nil), sent...)
-	a := &aside{x: x.alone(), conn: lint}
+	a := &aside{x: x.alone(), conn: lint, call: call, woken: make(chan struct{}, 1)}
 	x.req = nil // the line of the log comes with the answer
-	a.gone = lint.readAhead()
+	ctx := context.Background()
+	if lint.readAhead() {
+		ctx = left
+	}
+	a.blind = lint.begun()
 	_ = a.x.s.aside.add(conn) // after Shutdown it is closed, which wait notices
-	go a.wait(held)
+	go a.wait(ctx)
 	return true
 }
 
@@ -73,36 +90,49 @@ func (x *exchange) alone() *exchange {
 }
 
 // wait owns the connection until it is given back.
-func (a *aside) wait(held *gate.Waiting) {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	watched := make(chan struct{})
-	if a.gone {
-		cancel()
+func (a *aside) wait(ctx context.Context) {
+	a.call.Start(a.wake)
+	for {
+		// In this order: who is woken after the first line does not fall asleep.
+		_ = a.conn.SetReadDeadline(time.Time{})
+		if a.call.Look(ctx) {
+			break
+		}
+		switch {
+		case a.blind:
+			<-a.woken
+		case a.conn.readable():
+			if a.conn.readOn() {
+				ctx = left
+			}
+			a.blind = a.conn.begun()
+		}
 	}
-	go a.watch(watched, cancel)
-	a.permit, a.refusal = held.Wait(ctx)
-	a.back(watched)
+	a.back(ctx)
 }
 
-// watch looks whether the client leaves, until a deadline wakes it.
-func (a *aside) watch(done chan<- struct{}, leave context.CancelFunc) {
-	defer close(done)
-	// A client that has begun another request is looked at no more, as in net/http.
-	if a.gone || len(a.conn.again) > 0 || len(a.conn.buf) > 0 {
+// wake ends the sleep, or the next one.
+func (a *aside) wake() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.over {
 		return
 	}
-	if a.conn.readable() && a.conn.readOn() {
-		leave()
+	_ = a.conn.SetReadDeadline(longAgo)
+	select {
+	case a.woken <- struct{}{}:
+	default:
 	}
 }
 
 // back gives the connection to net/http again.
 //
 //go:noinline
-func (a *aside) back(watched <-chan struct{}) {
-	_ = a.conn.SetReadDeadline(longAgo)
-	<-watched
+func (a *aside) back(ctx context.Context) {
+	a.permit, a.refusal = a.call.End(ctx)
+	a.mu.Lock()
+	a.over = true
+	a.mu.Unlock()
 	_ = a.conn.SetReadDeadline(time.Time{})
 	a.conn.again = append(headAgain(a.x.r), a.conn.again...)
 	a.conn.aside = a
@@ -135,14 +165,17 @@ func (a *aside) resume(w http.ResponseWriter, r *http.Request) {
 	x.checked(a.permit, a.refusal)
 }
 
+// begun says that the client has sent more than the call, which is looked at no more
+// then, as in net/http.
+func (c *lintConn) begun() bool { return len(c.again) > 0 || len(c.buf) > 0 }
+
 // readAhead gives what TLS has read and not handed out: it takes records together.
 // It answers whether their end was among them.
 func (c *lintConn) readAhead() (gone bool) {
-	if _, ok := c.Conn.(*tls.Conn); !ok || len(c.again) > 0 || len(c.buf) > 0 {
+	if _, ok := c.Conn.(*tls.Conn); !ok || c.begun() {
 		return false
 	}
 	_ = c.SetReadDeadline(longAgo)
-	defer func() { _ = c.SetReadDeadline(time.Time{}) }()
 	return c.readOn()
 }
 

@@ -75,7 +75,6 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		if x.setAside(held) {
 			return
 		}
-		// What lies on the stack here, a call that waits for a human keeps meanwhile.
 		permit, refusal = held.Wait(r.Context())
 	}
 	x.checked(permit, refusal)

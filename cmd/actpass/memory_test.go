@@ -28,19 +28,23 @@ func TestMemoryLimit(t *testing.T) {
 // TestHoldMemory: the pace follows the held calls in steps, and memory is given back
 // once for each wave of them, when it is over.
 func TestHoldMemory(t *testing.T) {
-	if got := holdPace(0); got != growth {
+	if got := holdPace(0, false); got != growth {
 		t.Errorf("%d percent without held calls, not %d", got, growth)
 	}
 	for n := holdStep; n <= 20_000; n += holdStep {
-		if now, before := holdPace(n), holdPace(n-holdStep); now > before || now < 100*holdRoom/perHold {
+		if now, before := holdPace(n, false), holdPace(n-holdStep, false); now > before || now < 100*holdRoom/perHold {
 			t.Fatalf("%d percent with %d, %d with fewer", now, n, before)
+		}
+		if wave, calm := holdPace(n, true), holdPace(n, false); wave > calm/2 || wave < 100*wavePerHold/perHold {
+			t.Fatalf("%d percent with %d in a wave, %d without", wave, n, calm)
 		}
 	}
 	var paces []int
+	var wave bool // at the last of them
 	var released int
 	var timer func()
 	m := &holdMemory{
-		pace: func(n int) { paces = append(paces, n) }, release: func() { released++ },
+		pace: func(n int, w bool) { paces, wave = append(paces, n), w }, release: func() { released++ },
 		after: func(_ time.Duration, f func()) {
 			if timer != nil {
 				t.Fatal("two timers at once")
@@ -68,7 +72,13 @@ func TestHoldMemory(t *testing.T) {
 	if released != 0 || timer == nil {
 		t.Fatal("given back while more came")
 	}
+	if !wave {
+		t.Error("the pace is not that of a wave")
+	}
 	fire()
+	if wave || paces[len(paces)-1] != 2000 {
+		t.Error("the pace is that of a wave after it")
+	}
 	if released != 1 || timer != nil {
 		t.Fatalf("given back %d times after the wave", released)
 	}
