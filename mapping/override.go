@@ -113,7 +113,7 @@ func methodField(name string) bool {
 // their value is one: the header's name (several frameworks), Google's $httpMethod.
 func methodQuery(name string) bool {
 	switch strings.ReplaceAll(looseName(baseName(name)), "_", "-") {
-	case "x-http-method-override", "x-http-method", "x-method-override", "$httpmethod", "$method", "httpmethod", "http-method", "-http-method", "--method":
+	case "x-http-method-override", "x-http-method", "x-method-override", "$httpmethod", "$method", "httpmethod", "-httpmethod", "http-method", "-http-method", "--method":
 		return true
 	}
 	return false
