@@ -34,6 +34,23 @@ const outcomeLate = 15 * time.Minute
 // Unclear says that nobody knows whether the approved call took effect.
 func (a *Approval) Unclear() bool { return a.Outcome != nil && a.Outcome.Check != "" }
 
+// OutcomeUnclear selects the approvals that Unclear is true of, whatever the state of
+// their outcome.
+const OutcomeUnclear = "unclear"
+
+// outcomes are what a list of approvals can be asked for.
+var outcomes = []string{
+	OutcomeUnclear, evidence.StatePending, evidence.StateForwarded, evidence.StateBlocked, evidence.StateRefused, evidence.StateAmbiguous, OutcomeUnknown,
+}
+
+// maxLooked bounds the used approvals that one question for an outcome looks through.
+const maxLooked = 2000
+
+// came says whether a is one of an outcome.
+func (a *Approval) came(outcome string) bool {
+	return outcome == OutcomeUnclear && a.Unclear() || a.Outcome != nil && a.Outcome.State == outcome
+}
+
 // useOf tells what came of a used approval; nil of one that was not used. Looking
 // is for people: what the index has not yet, or not here, is said to be unknown.
 func (s *server) useOf(ctx context.Context, a *gate.Approval) *ApprovalOutcome {

@@ -121,7 +121,7 @@ func ApprovalOf(a gate.Approval, now time.Time) Approval {
 // listApprovals gives a gateway key the approvals of its own agent, and others
 // all of the tenant.
 func (s *server) listApprovals(w http.ResponseWriter, r *http.Request, id gate.Identity) error {
-	q, err := readQuery(r, "state", "agent_id", "limit", "cursor")
+	q, err := readQuery(r, "state", "outcome", "agent_id", "limit", "cursor")
 	if err != nil {
 		return err
 	}
@@ -133,6 +133,16 @@ func (s *server) listApprovals(w http.ResponseWriter, r *http.Request, id gate.I
 	if err != nil {
 		return err
 	}
+	outcome, err := q.oneOf("outcome", outcomes...)
+	if err != nil {
+		return err
+	}
+	if outcome != "" {
+		if state != "" && state != gate.ApprovalConsumed {
+			return invalid("state", "only those that are consumed have an outcome")
+		}
+		state = gate.ApprovalConsumed
+	}
 	agent := q["agent_id"]
 	if own := ownAgent(id); own != "" {
 		if agent != "" && agent != own {
@@ -140,18 +150,29 @@ func (s *server) listApprovals(w http.ResponseWriter, r *http.Request, id gate.I
 		}
 		agent = own
 	}
-	found, next, err := s.Gate.Approvals(r.Context(), reader(id), gate.ApprovalQuery{TenantID: id.TenantID, State: state, AgentID: agent, Cursor: q["cursor"], Limit: limit})
-	if err != nil {
-		return about("approval", storeDown, err)
-	}
-	p := Page[Approval]{Data: []Approval{}, Next: next}
+	p := Page[Approval]{Data: []Approval{}, Next: q["cursor"]}
 	waited := false
-	for _, a := range found {
-		if maySee(id, &a) {
-			p.Data = append(p.Data, s.shown(r, a, &waited))
+	// What came of a call is in the log's index, and the approval in the store. A page
+	// of the store is looked through, and the next one as long as nothing was in it: a
+	// list by outcome may have fewer than limit, and goes on where next_cursor says.
+	for looked := 0; ; {
+		found, next, err := s.Gate.Approvals(r.Context(), reader(id), gate.ApprovalQuery{TenantID: id.TenantID, State: state, AgentID: agent, Cursor: p.Next, Limit: limit})
+		if err != nil {
+			return about("approval", storeDown, err)
+		}
+		p.Next = next
+		for _, a := range found {
+			if !maySee(id, &a) {
+				continue
+			}
+			if d := s.shown(r, a, &waited); outcome == "" || d.came(outcome) {
+				p.Data = append(p.Data, d)
+			}
+		}
+		if looked += len(found); outcome == "" || len(p.Data) > 0 || next == "" || looked >= maxLooked {
+			return writeJSON(w, http.StatusOK, p)
 		}
 	}
-	return writeJSON(w, http.StatusOK, p)
 }
 
 // ownAgent is the one agent that a gateway key speaks for, "" when the key is

@@ -126,6 +126,44 @@ func (c *Client) Approvals(ctx context.Context, state, agent, cursor string, lim
 	return p, err
 }
 
+// UsedApprovals lists those whose call had an outcome, newest first: a state of an
+// outcome, or OutcomeUnclear. A page may have fewer than limit, even none, and there
+// are more as long as Next is not "".
+func (c *Client) UsedApprovals(ctx context.Context, outcome, agent, cursor string, limit int) (p Page[Approval], err error) {
+	q := paging(cursor, limit)
+	set(q, "outcome", outcome)
+	set(q, "agent_id", agent)
+	err = c.call(ctx, http.MethodGet, "/api/v1/approvals", q, nil, &p)
+	return p, err
+}
+
+// UnclearApprovals are the newest, at most n, of whose call nobody knows whether it took effect, and
+// which were asked for within age; more says that there are others. It looks through
+// some ten thousand used ones at most.
+func (c *Client) UnclearApprovals(ctx context.Context, age time.Duration, n int) (list []Approval, more bool, err error) {
+	const pages = 6
+	cursor := ""
+	for range pages {
+		p, err := c.UsedApprovals(ctx, OutcomeUnclear, "", cursor, MaxLimit)
+		if err != nil {
+			return nil, false, err
+		}
+		for _, a := range p.Data {
+			if time.Duration(a.Age)*time.Second > age {
+				return list, false, nil
+			}
+			if len(list) == n {
+				return list, true, nil
+			}
+			list = append(list, a)
+		}
+		if cursor = p.Next; cursor == "" {
+			return list, false, nil
+		}
+	}
+	return list, true, nil
+}
+
 // Approval gets one; with wait > 0 (at most MaxWait), when it is decided or
 // wait is over.
 func (c *Client) Approval(ctx context.Context, id string, wait time.Duration) (a Approval, err error) {

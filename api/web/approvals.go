@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/actpass/sidecar/api"
 	"github.com/actpass/sidecar/gate"
@@ -15,10 +16,19 @@ type approvalPage struct {
 	Decided []api.Approval
 	Older   string
 
+	MoreUnclear bool
+
 	Grants     []grantRow
 	MoreGrants bool
 	AllGrants  bool // and not only those in force
 }
+
+// As many, and as old, are the used approvals that the page asks people to look into;
+// older ones are for the list by outcome.
+const (
+	unclearFor = 30 * 24 * time.Hour
+	maxUnclear = 20
+)
 
 func (d *Dashboard) approvalList(w http.ResponseWriter, r *http.Request, v *visit) error {
 	var b approvalPage
@@ -35,9 +45,9 @@ func (d *Dashboard) approvalList(w http.ResponseWriter, r *http.Request, v *visi
 		if a.State != gate.ApprovalPending {
 			b.Decided = append(b.Decided, a)
 		}
-		if a.Unclear() {
-			b.Unclear = append(b.Unclear, a)
-		}
+	}
+	if b.Unclear, b.MoreUnclear, err = v.api.UnclearApprovals(r.Context(), unclearFor, maxUnclear); err != nil {
+		return err
 	}
 	if all.Next != "" {
 		b.Older = with(r.URL, "cursor", all.Next)

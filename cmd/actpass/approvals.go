@@ -36,12 +36,18 @@ agent that asks.`,
 }
 
 func newApprovalsListCmd() *cobra.Command {
-	var state, agent string
+	var state, outcome, agent string
 	cmd := listing[api.Approval]{
 		use: "list", short: "List approvals, newest first: age, time left, and what came of the call", example: "  actpass approvals list --state pending",
 		pages: true, narrower: " or --state",
 		fetch: fromAPI(func(ctx context.Context, c *api.Client, limit int) (api.Page[api.Approval], error) {
-			return c.Approvals(ctx, state, agent, "", limit)
+			if outcome == "" {
+				return c.Approvals(ctx, state, agent, "", limit)
+			}
+			if state != "" && state != gate.ApprovalConsumed {
+				return api.Page[api.Approval]{}, usage("--outcome: only those that are consumed have one, and --state is %s", state)
+			}
+			return usedApprovals(ctx, c, outcome, agent, limit)
 		}),
 		head: []string{"ID", "STATE", "TOOL", "RESOURCE", "AGENT", "ARGS", "AGE", "LEFT", "OUTCOME"},
 		row: func(a *api.Approval) []string {
@@ -54,8 +60,27 @@ func newApprovalsListCmd() *cobra.Command {
 		},
 	}.command()
 	cmd.Flags().StringVar(&state, "state", "", "pending, approved, denied, expired, cancelled or consumed; without it, all")
+	cmd.Flags().StringVar(&outcome, "outcome", "", "of used ones, those whose call was forwarded, ambiguous, pending, blocked, refused or unknown; unclear: those that a human has to look into")
 	cmd.Flags().StringVar(&agent, "agent", "", "of this agent only")
 	return cmd
+}
+
+// usedApprovals asks until there are limit of an outcome, or no more.
+func usedApprovals(ctx context.Context, c *api.Client, outcome, agent string, limit int) (all api.Page[api.Approval], err error) {
+	for {
+		p, err := c.UsedApprovals(ctx, outcome, agent, all.Next, limit)
+		if err != nil {
+			return all, err
+		}
+		all.Data = append(all.Data, p.Data...)
+		if len(all.Data) > limit {
+			all.Data = all.Data[:limit]
+			return all, nil // Next leads to the page that was cut
+		}
+		if all.Next = p.Next; all.Next == "" || len(all.Data) == limit {
+			return all, nil
+		}
+	}
 }
 
 // brief is args on one line, cut where a table would become unreadable.

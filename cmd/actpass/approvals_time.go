@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/actpass/sidecar/api"
-	"github.com/actpass/sidecar/gate"
 )
 
 // What the command line says of an approval's age, end and outcome. Ages are the
@@ -50,12 +49,12 @@ func unclear(list []api.Approval) (n int) {
 	return n
 }
 
-// Of used ones, as many as a page, and as old as a day, are looked through for
-// outcomes that nobody knows; more seldom than for new ones, because they wait.
+// Used ones that are as old as a day are looked through for outcomes that nobody
+// knows; more seldom than for new ones, because they wait.
 const (
 	doubtsEvery = 5 * time.Second
 	doubtsLive  = 24 * time.Hour
-	doubtsPage  = 100
+	doubtsMost  = 100
 )
 
 // doubts are the used approvals of whose call it is not known whether it took
@@ -70,15 +69,10 @@ func (d *doubts) look(ctx context.Context, c *api.Client) ([]api.Approval, error
 	if time.Since(d.at) < doubtsEvery {
 		return d.list, nil
 	}
-	p, err := c.Approvals(ctx, gate.ApprovalConsumed, "", "", doubtsPage)
+	list, _, err := c.UnclearApprovals(ctx, doubtsLive, doubtsMost)
 	if err != nil {
 		return nil, err
 	}
-	d.at, d.list = time.Now(), nil
-	for _, a := range p.Data {
-		if a.Unclear() && time.Duration(a.Age)*time.Second <= doubtsLive {
-			d.list = append(d.list, a)
-		}
-	}
+	d.at, d.list = time.Now(), list
 	return d.list, nil
 }
