@@ -207,6 +207,9 @@ func New(o Options) (*Server, error) {
 	s.tls = s.interceptTLS()
 	s.front = s.newFront()
 	s.http, s.resumed = s.newHTTP(), s.newHTTP()
+	if err := s.lintH2(s.http); err != nil {
+		return nil, fmt.Errorf("make proxy: %w", err)
+	}
 	return s, nil
 }
 
