@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 )
@@ -188,6 +189,9 @@ func (w *writer) transaction(ops []*writeOp) {
 		errs[i], broken = b.attempt(op.fn, len(live) == 1)
 		if op.ran != nil && broken == nil {
 			op.ran <- errs[i]
+			// Whoever waits goes on here and now, while another thread is woken for the
+			// COMMIT: the other way round they would wait for that thread.
+			runtime.Gosched()
 		}
 	}
 	alone := len(live) == 1 && errs[0] != nil

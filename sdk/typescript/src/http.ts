@@ -1,4 +1,4 @@
-import type { Agent, IncomingMessage } from 'node:http'
+import type { IncomingMessage, RequestOptions } from 'node:http'
 import { MisusedError, UnreachableError } from './errors.js'
 import { object, utf8 } from './object.js'
 
@@ -7,9 +7,12 @@ export interface Transport {
   apiKey: string
   timeoutMs: number
   retries: number
-  /** Of the connections that are kept; made with the first question. */
-  agent?: Agent
+  /** Made with the first question. */
+  net?: Promise<Net>
 }
+
+/** The module, where to ask, and the connections that are kept. */
+interface Net { http: Pick<typeof import('node:http'), 'request'>; to: RequestOptions; prefix: string }
 
 export interface Answer { status: number; body: any }
 
@@ -25,14 +28,20 @@ class NoAnswer extends Error {
 
 interface Raw { status: number; after: number; json: boolean; raw: Buffer }
 
+async function connect(baseUrl: string): Promise<Net> {
+  const http = baseUrl.startsWith('https:') ? await import('node:https') : await import('node:http')
+  const { protocol, hostname, port, pathname } = new URL(baseUrl)
+  return { http, to: { protocol, hostname: hostname.replace(/^\[|\]$/g, ''), port, agent: new http.Agent({ keepAlive: true, maxFreeSockets: 4 }) }, prefix: pathname.replace(/\/$/, '') }
+}
+
 /** One attempt. Every way it ends is within `ms`, also where the answer drips. */
-function attempt(t: Transport, http: typeof import('node:http'), method: string, path: string, headers: Record<string, string>, body: string | undefined, ms: number, signal?: AbortSignal): Promise<Raw> {
+function attempt({ http, to, prefix }: Net, method: string, path: string, headers: Record<string, string>, body: string | undefined, ms: number, signal?: AbortSignal): Promise<Raw> {
   return new Promise((done, fail) => {
     if (signal?.aborted) return fail(signal.reason)
     // Its id comes back in the answer: one that was meant for another question, on a
     // connection that somebody mixed up, is none.
     const id = crypto.randomUUID()
-    const req = http.request(t.baseUrl + path, { method, agent: t.agent!, headers: { ...headers, 'x-request-id': id } })
+    const req = http.request({ ...to, path: prefix + path, method, headers: { ...headers, 'x-request-id': id } })
     let begun = false
     const end = (error: unknown, answer?: Raw) => {
       clearTimeout(timer)
@@ -81,13 +90,12 @@ export async function call(t: Transport, method: string, path: string, body?: st
   if (body !== undefined) headers['content-type'] = 'application/json'
   if (method === 'POST') headers['idempotency-key'] = crypto.randomUUID()
   // Its own connections, made directly: proxy variables often name the sidecar itself.
-  const http = t.baseUrl.startsWith('https:') ? await import('node:https') : await import('node:http')
-  t.agent ??= new http.Agent({ keepAlive: true, maxFreeSockets: 4 })
+  const net = await (t.net ??= connect(t.baseUrl))
   for (let n = 0; ;) {
     let wait = Math.min(2000, 100 * 2 ** n) * (0.5 + Math.random() / 2)
     let problem: string, cause: unknown
     try {
-      const r = await attempt(t, http as typeof import('node:http'), method, path, headers, body, timeoutMs, signal)
+      const r = await attempt(net, method, path, headers, body, timeoutMs, signal)
       if (r.status !== 429 && r.status < 500) {
         try {
           let text = utf8(r.raw)
