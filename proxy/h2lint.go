@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpguts"
-	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 )
 
@@ -40,6 +39,17 @@ type h2Lint struct {
 	dec    *hpack.Decoder
 	fields h2Fields
 }
+
+// Of RFC 9113: the preface of section 3.4, frame types and flags of section 6.
+const (
+	clientPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+	frameHeaders      = 0x1
+	frameContinuation = 0x9
+	flagEndHeaders    = 0x4
+	flagPadded        = 0x8
+	flagPriority      = 0x20
+)
 
 // maxBlock bounds a compressed header list. net/http ends a connection that sends
 // more than twice what it would take.
@@ -95,19 +105,19 @@ func (l *h2Lint) stream() uint32 {
 // begin looks at a frame's header (RFC 9113 section 4.1).
 func (l *h2Lint) begin() {
 	l.left = int(l.frame[0])<<16 | int(l.frame[1])<<8 | int(l.frame[2])
-	kind, flags := http2.FrameType(l.frame[3]), http2.Flags(l.frame[4])
+	kind, flags := l.frame[3], l.frame[4]
 	l.heads, l.pad, l.skip, l.padded = false, false, 0, 0
 	switch {
-	case l.open != (kind == http2.FrameContinuation):
+	case l.open != (kind == frameContinuation):
 		l.broken() // section 6.10: nothing comes between them, and nothing continues nothing
 		return
-	case kind == http2.FrameHeaders:
+	case kind == frameHeaders:
 		l.heads, l.open, l.block = true, true, l.block[:0]
-		l.pad = flags.Has(http2.FlagHeadersPadded)
-		if flags.Has(http2.FlagHeadersPriority) {
+		l.pad = flags&flagPadded != 0
+		if flags&flagPriority != 0 {
 			l.skip = 5
 		}
-	case kind == http2.FrameContinuation:
+	case kind == frameContinuation:
 		l.heads = true
 	}
 	if l.left == 0 {
@@ -140,7 +150,7 @@ func (l *h2Lint) end() {
 		return
 	}
 	l.block = l.block[:len(l.block)-l.padded]
-	if !http2.Flags(l.frame[4]).Has(http2.FlagHeadersEndHeaders) {
+	if l.frame[4]&flagEndHeaders == 0 {
 		return
 	}
 	l.open = false
@@ -308,11 +318,11 @@ func (s *Server) lintH2(srv *http.Server) error {
 
 // greetedH2 reads the connection preface (RFC 9113 section 3.4).
 func greetedH2(c *tls.Conn, within time.Duration) bool {
-	var preface [len(http2.ClientPreface)]byte
+	var preface [len(clientPreface)]byte
 	_ = c.SetReadDeadline(time.Now().Add(within))
 	_, err := io.ReadFull(c, preface[:])
 	_ = c.SetReadDeadline(time.Time{})
-	return err == nil && string(preface[:]) == http2.ClientPreface
+	return err == nil && string(preface[:]) == clientPreface
 }
 
 // refusedH2 records what net/http refuses by itself.
