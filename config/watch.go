@@ -17,6 +17,11 @@ import (
 // ConfigMaps write in several steps.
 const settle = 200 * time.Millisecond
 
+// restless is how long a look that found nothing new holds for, while the
+// directories stay busy: a log that is written beside the configuration must
+// neither hide a change nor have every file read five times a second.
+const restless = 500 * time.Millisecond
+
 // Watch calls changed when the content of one of the watched files differs from
 // before, or when a file appears that a glob of c names. files tells, after
 // each call, what to watch from then on. It returns when ctx ends.
@@ -38,7 +43,18 @@ func Watch(ctx context.Context, files func() (paths, globs []string), changed fu
 		return contentHash(paths, globs)
 	}
 	last := follow()
-	var timer <-chan time.Time
+	var (
+		timer  <-chan time.Time
+		seen   string    // a content that differs from last and has not rested yet
+		idle   time.Time // until when a look would find what the last one found
+		lookAt = func() {
+			// Never pushed back by a later event: where something else in the
+			// directory is written all the time, the look would never come.
+			if timer == nil {
+				timer = time.After(max(settle, time.Until(idle)))
+			}
+		}
+	)
 	for {
 		select {
 		case <-ctx.Done():
@@ -47,16 +63,22 @@ func Watch(ctx context.Context, files func() (paths, globs []string), changed fu
 			if !ok {
 				return nil
 			}
-			timer = time.After(settle)
+			lookAt()
 		case <-w.Errors:
-			timer = time.After(settle) // an overflow may have hidden a change
+			lookAt() // an overflow may have hidden a change
 		case <-timer:
 			timer = nil
-			if now := follow(); now != last {
+			switch now := follow(); now {
+			case last:
+				seen, idle = "", time.Now().Add(restless)
+			case seen:
 				// Remembered before the call: what changes during it is a change again.
-				last = now
+				last, seen = now, ""
 				changed()
 				follow() // the new settings may name other directories
+			default:
+				seen, idle = now, time.Time{}
+				lookAt()
 			}
 		}
 	}
