@@ -65,7 +65,7 @@ func TestListParameters(t *testing.T) {
 	a := newAPI(t)
 	for path, field := range map[string]string{
 		"/api/v1/keys?limit=0":                       "limit",
-		"/api/v1/keys?limit=201":                     "limit",
+		"/api/v1/keys?limit=-1":                      "limit",
 		"/api/v1/keys?limit=ten":                     "limit",
 		"/api/v1/keys?limit=":                        "limit",
 		"/api/v1/keys?limit=1&limit=2":               "limit",
@@ -78,8 +78,8 @@ func TestListParameters(t *testing.T) {
 		"/api/v1/approvals/apr_support?wait=2m":      "wait",
 		"/api/v1/passports?state=lost":               "state",
 		"/api/v1/passports?agent=a":                  "agent",
-		"/api/v1/passports?limit=201":                "limit",
-		"/api/v1/evidence/events?limit=201":          "limit",
+		"/api/v1/passports?limit=-1":                 "limit",
+		"/api/v1/evidence/events?limit=-1":           "limit",
 		"/api/v1/evidence/events?since=yesterday":    "since",
 		"/api/v1/evidence/events?since=":             "since",
 		"/api/v1/evidence/events?until=1":            "until",
@@ -95,11 +95,25 @@ func TestListParameters(t *testing.T) {
 		"/api/v1/evidence/counts?cursor=x":           "cursor",
 		"/api/v1/evidence/counts?limit=0":            "limit",
 		"/api/v1/approvals/proposals?cursor=-1":      "cursor",
-		"/api/v1/approvals/proposals?limit=201":      "limit",
+		"/api/v1/approvals/proposals?limit=-1":       "limit",
 		"/api/v1/readiness?cursor=01":                "cursor",
 		"/api/v1/evidence/events?since=2026-02-01T00:00:00Z&until=2026-01-01T00:00:00Z": "until",
 	} {
 		a.call("GET", path, adminKey, "").want(t, 400, "invalid_request", field)
+	}
+}
+
+// TestLongPages: more than a page holds is a full page, not an error.
+func TestLongPages(t *testing.T) {
+	for text, want := range map[string]int{"1": 1, "201": 201, "1000": 1000, "1001": 1000, "100000": 1000, "99999999999999999999": 1000} {
+		if got, err := (query{"limit": text}).limit(); err != nil || got != want {
+			t.Errorf("limit=%s: %d, %v, want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "0", "-1", "-99999999999999999999", "1.5", "ten", " 1"} {
+		if got, err := (query{"limit": text}).limit(); err == nil {
+			t.Errorf("limit=%s: %d, want an error", text, got)
+		}
 	}
 }
 

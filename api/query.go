@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -9,11 +10,16 @@ import (
 	"time"
 )
 
-// Bounds of a list.
+// Bounds of a list. MaxLimit is what every version gives on one page, and what
+// clients of this package ask for.
 const (
 	DefaultLimit = 50
 	MaxLimit     = 200
 )
+
+// longest is the longest page that is given; who asks for more gets that, and a
+// cursor to go on with.
+const longest = 1000
 
 // query is the query string, read strictly: a parameter that is not known, or
 // is there twice, is an error and not a filter that silently does nothing.
@@ -44,17 +50,17 @@ func readQuery(r *http.Request, known ...string) (query, error) {
 	return q, nil
 }
 
-// limit is 1 to MaxLimit, DefaultLimit when absent.
+// limit is 1 to longest, DefaultLimit when absent.
 func (q query) limit() (int, error) {
 	text, given := q["limit"]
 	if !given {
 		return DefaultLimit, nil
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 || n > MaxLimit {
-		return 0, invalid("limit", "must be an integer from 1 to "+strconv.Itoa(MaxLimit))
+	if n < 1 || err != nil && !errors.Is(err, strconv.ErrRange) {
+		return 0, invalid("limit", "must be an integer greater than zero; a page has at most "+strconv.Itoa(longest))
 	}
-	return n, nil
+	return min(n, longest), nil
 }
 
 // time is a time as When reads it, zero when absent.

@@ -58,7 +58,7 @@ func TestReadiness(t *testing.T) {
 	}
 	for query, field := range map[string]string{
 		"since=soon": "since", "since=-1d": "since", "since=400d": "since", "since=0s": "since", "since=2027-01-01T00:00:00Z": "since", "since=99999999999999999999d": "since",
-		"mode=warn": "mode", "min_days=0": "min_days", "max_holds=x": "max_holds", "limit=201": "limit", "agent=a": "agent", "wait=2m": "wait",
+		"mode=warn": "mode", "min_days=0": "min_days", "max_holds=x": "max_holds", "limit=0": "limit", "agent=a": "agent", "wait=2m": "wait",
 	} {
 		a.call("GET", readinessPath+"?"+query, adminKey, "").want(t, 400, "invalid_request", field)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -324,7 +325,7 @@ func (g *Gate) intend(c *call, approval string) {
 }
 
 func (g *Gate) handOut(c *call, recorded bool) *Permit {
-	g.decided(&c.event.Decision)
+	g.decided(&c.event.Decision, &c.event)
 	c.out.Counted = c.claimed != "" || c.reservation != "" || c.out.Once
 	p := &Permit{
 		gate: g, out: c.out, decision: c.event.Decision, started: c.started, tenant: c.Identity.TenantID,
@@ -361,7 +362,7 @@ func (g *Gate) block(ctx context.Context, c *call) *Refusal {
 	if err := g.record(ctx, &c.event); err != nil && c.verdict.refuse == nil {
 		return g.unrecordable(c, err)
 	}
-	g.decided(&d)
+	g.decided(&d, &c.event)
 	return c.refusal(status, d)
 }
 
@@ -382,7 +383,7 @@ func (c *call) refusal(status int, d evidence.Decision) *Refusal {
 func (g *Gate) unrecordable(c *call, cause error) *Refusal {
 	c.verdict.refuse = &closed{503, ReasonEvidence, "the decision could not be put on record, so nothing was sent"}
 	d := c.rules.render(&c.verdict, c.mode, c.id)
-	g.decided(&d)
+	g.decided(&d, &c.event)
 	g.log.Error("call refused: evidence cannot be written", zap.String("event", c.id), zap.Error(cause))
 	g.unreserve(c)
 	g.unclaim(c.Identity.TenantID, c.claimed, c.id)
@@ -416,7 +417,7 @@ func (g *Gate) Reject(ctx context.Context, r *Request, status int, code, detail 
 	c.event.Decision = d
 	c.event.Outcome = &evidence.Outcome{State: evidence.StateRefused, Status: status}
 	_ = g.record(ctx, &c.event)
-	g.decided(&d)
+	g.decided(&d, &c.event)
 	return c.refusal(status, d)
 }
 
@@ -432,8 +433,18 @@ func methodTool(method string) string {
 	return "http." + lower(method)
 }
 
-func (g *Gate) decided(d *evidence.Decision) {
+// decided counts a decision, and beside it what kept the call from being judged as
+// its rules say: a body that cannot be read, an argument that is not what the
+// mapping declares, a condition that cannot be evaluated. They are faults in every
+// mode; only enforce and strict stop the call for them.
+func (g *Gate) decided(d *evidence.Decision, e *evidence.Event) {
 	g.observer.Decided(d.Decision, d.Mode, d.Enforcement, d.Tool)
+	switch {
+	case slices.Contains(e.Flags, FlagAmbiguous), d.ReasonCode == ReasonArgMissing, d.ReasonCode == ReasonArgInvalid:
+		g.observer.Fault("request")
+	case d.ReasonCode == policy.ReasonError:
+		g.observer.Fault("policy")
+	}
 }
 
 func (g *Gate) since(t time.Time) float64 {

@@ -295,9 +295,13 @@ func (g *Gate) ConfigIdentity() Identity {
 	return Identity{}
 }
 
-// Fault counts and logs a fault that did not stop a call.
+// Fault counts and logs a fault that did not stop a call. One that has its own line
+// in the log is only counted: err is nil.
 func (g *Gate) Fault(kind string, err error) {
 	g.observer.Fault(kind)
+	if err == nil {
+		return
+	}
 	g.log.Warn("fault", zap.String("kind", kind), zap.Error(err))
 }
 

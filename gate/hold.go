@@ -69,7 +69,7 @@ func (g *Gate) hold(ctx context.Context, c *call) (held *Waiting, permit *Permit
 	if err := g.record(ctx, &c.event); err != nil {
 		return nil, nil, g.unrecordable(c, err)
 	}
-	g.decided(&d)
+	g.decided(&d, &c.event)
 	return &Waiting{g: g, c: c}, nil, nil
 }
 
@@ -256,7 +256,7 @@ func (g *Gate) refuseApproval(ctx context.Context, c *call, a Approval, status i
 		if err := g.record(ctx, &c.event); err != nil {
 			return g.unrecordable(c, err)
 		}
-		g.decided(&d)
+		g.decided(&d, &c.event)
 	}
 	r := c.refusal(status, d)
 	r.Approval = a.ID

@@ -39,6 +39,6 @@ func (g *Gate) outrun(ctx context.Context, c *call, err error) evidence.Decision
 	}
 	g.flying.land(c.approval)
 	g.unreserve(c)
-	g.decided(&d)
+	g.decided(&d, &c.event)
 	return d
 }

@@ -141,7 +141,7 @@ func (g *Gate) Preflight(ctx context.Context, id Identity, p Preflight) (d evide
 		}
 		g.flying.land(c.approval)
 	}
-	g.decided(&d)
+	g.decided(&d, &c.event)
 	return d, d.Enforcement == enforceBlock, nil
 }
 
@@ -163,7 +163,7 @@ func (g *Gate) unsettled(ctx context.Context, c *call, intent string, recorded b
 	if err := g.record(ctx, &c.event); err != nil && blocking(c.mode) {
 		return evidence.Decision{}, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	g.decided(&d)
+	g.decided(&d, &c.event)
 	return d, d.Enforcement == enforceBlock, nil
 }
 

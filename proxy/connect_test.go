@@ -270,6 +270,8 @@ func TestClientThatDoesNotTrustTheCA(t *testing.T) {
 	}
 	for _, mode := range []string{gate.ModeMonitor, gate.ModeWarn} {
 		w := newWorld(t, withMode(mode))
+		counted := &panicky{Gate: w.gate}
+		w.server.gate = counted
 		if err := distrusting(w); err == nil {
 			t.Fatalf("%s: the first handshake succeeded", mode)
 		}
@@ -283,6 +285,9 @@ func TestClientThatDoesNotTrustTheCA(t *testing.T) {
 		}
 		if w.logs.FilterMessageSnippet("does not trust the CA").Len() == 0 {
 			t.Errorf("%s: no log line", mode)
+		}
+		if n := counted.faults.Load(); n != 1 {
+			t.Errorf("%s: %d faults counted, want 1", mode, n)
 		}
 		// A client that does trust goes on being inspected elsewhere.
 		if got := w.do(w.client(), "GET", "http://api.test/x", ""); got.status != 200 {

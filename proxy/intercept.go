@@ -261,6 +261,7 @@ func (s *Server) handshakeFailed(ctx context.Context, client *peekedConn, err er
 		return
 	}
 	s.metrics.distrusted.Inc()
+	s.gate.Fault("client_trust", nil)
 	fields := []zap.Field{
 		zap.String("authority", withoutUser(d.authority)), zap.String("client", d.remote), zap.String("agent", d.identity.AgentID), zap.Error(err),
 		zap.String("trust", "run `actpass ca export` and point the client at it: NODE_EXTRA_CA_CERTS, SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or AWS_CA_BUNDLE; `actpass run` sets them all"),

@@ -128,9 +128,12 @@ func (t *table) row(cells ...string) {
 
 func (t *table) end() error { return t.w.Flush() }
 
+// longestPage is what one call to the API lists at most.
+const longestPage = 1000
+
 func checkLimit(n int) error {
-	if n < 1 || n > api.MaxLimit {
-		return usage("--limit must be from 1 to %d", api.MaxLimit)
+	if n < 1 || n > longestPage {
+		return usage("--limit must be from 1 to %d", longestPage)
 	}
 	return nil
 }

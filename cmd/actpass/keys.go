@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -32,6 +34,14 @@ on the data directory itself: who may write there is admin anyway.`,
 	return cmd
 }
 
+// addKeyringFlags gives a command the ways to say where the keys are.
+func addKeyringFlags(cmd *cobra.Command) {
+	if cmd.Flags().Lookup("api") == nil {
+		addAPIFlag(cmd)
+	}
+	cmd.Flags().String("data-dir", "", "data directory (else data_dir of the configuration); asks no sidecar")
+}
+
 // keyring is where keys are: the API of a sidecar, or its data directory.
 type keyring interface {
 	create(ctx context.Context, n api.NewKey) (api.Key, error)
@@ -46,6 +56,13 @@ type keyring interface {
 func openKeyring(ctx context.Context, cmd *cobra.Command) (keyring, error) {
 	asked := cmd.Flags().Changed("api")
 	key := os.Getenv(envAPIKey)
+	dir, _ := cmd.Flags().GetString("data-dir")
+	if dir != "" {
+		if asked {
+			return nil, usage("--api asks a sidecar, --data-dir works on the files of this machine: give one of them")
+		}
+		key = ""
+	}
 	if key == "" && asked {
 		return nil, usage("--api needs a key with the role admin in %s", envAPIKey)
 	}
@@ -63,6 +80,11 @@ func openKeyring(ctx context.Context, cmd *cobra.Command) (keyring, error) {
 	cfg, err := loadConfig(cmd)
 	if err != nil {
 		return nil, err
+	}
+	if dir != "" {
+		if cfg.DataDir, err = filepath.Abs(dir); err != nil {
+			return nil, fmt.Errorf("find the data directory: %w", err)
+		}
 	}
 	g, done, err := openLocal(ctx, cfg)
 	if err != nil {
@@ -161,7 +183,7 @@ func newKeysCreateCmd() *cobra.Command {
 	var asJSON bool
 	var ceiling string
 	cmd := &cobra.Command{
-		Use:   "create --name NAME --role gateway|approver|admin",
+		Use:   "create --role gateway|approver|admin [--name NAME]",
 		Short: "Make a key; its secret is printed once, alone, on standard output",
 		Example: `  actpass keys create --name support-agent --role gateway --agent support_agent --ttl 720h
   actpass keys create --name ann --role approver --group support-leads
@@ -174,6 +196,9 @@ func newKeysCreateCmd() *cobra.Command {
 				if n.Ceiling, err = readCeiling(ceiling); err != nil {
 					return usage("--ceiling: %v", err)
 				}
+			}
+			if n.Name == "" && !cmd.Flags().Changed("name") {
+				n.Name = nameless(&n)
 			}
 			if _, err := n.Wish(time.Now()); err != nil {
 				return usage("--%s", keyFlags.Replace(plain(err.Error())))
@@ -197,7 +222,7 @@ func newKeysCreateCmd() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&n.Name, "name", "", "whose key it is, for people")
+	cmd.Flags().StringVar(&n.Name, "name", "", "whose key it is, for people; without it, after its agent, its groups or its role")
 	cmd.Flags().StringVar(&n.Role, "role", "", "gateway (agents), approver (decides approvals, reads evidence) or admin")
 	cmd.Flags().StringVar(&n.AgentID, "agent", "", "the one agent that the key speaks for; without it, any")
 	cmd.Flags().StringArrayVar(&n.Groups, "group", nil, "group of an approver, as rules name it in approvers; may be given several times")
@@ -205,8 +230,17 @@ func newKeysCreateCmd() *cobra.Command {
 	cmd.Flags().StringVar(&ceiling, "ceiling", "", "the most that the key may put into passports, as JSON or a file of it: allowed_tools, allowed_resources, resource_constraints, risk_tier")
 	cmd.Flags().StringVar(&n.TTL, "ttl", "", "how long the key is good, as in 720h; without it, until it is revoked")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the key as JSON, secret included")
-	addAPIFlag(cmd)
+	addKeyringFlags(cmd)
 	return cmd
+}
+
+// nameless is the name of a key that was given none: whose it must be.
+func nameless(n *api.NewKey) string {
+	name := cmp.Or(n.AgentID, strings.Join(n.Groups, ", "), n.Role, "key")
+	if len(name) > 64 {
+		return cmp.Or(n.Role, "key")
+	}
+	return name
 }
 
 // readCeiling reads JSON, or the file that holds it.
@@ -251,7 +285,7 @@ func describeKey(k api.Key) string {
 }
 
 func newKeysListCmd() *cobra.Command {
-	return listing[api.Key]{
+	cmd := listing[api.Key]{
 		use: "list", short: "List all keys, newest first, without their secrets", example: "  actpass keys list",
 		fetch: func(ctx context.Context, cmd *cobra.Command, _ int) (api.Page[api.Key], error) {
 			ring, err := openKeyring(ctx, cmd)
@@ -270,6 +304,8 @@ func newKeysListCmd() *cobra.Command {
 			return []string{k.ID, k.Name, k.Role, k.AgentID, strings.Join(k.Groups, " "), k.Mode, k.Prefix, keyState(*k, time.Now()), when(k.LastUsedAt)}
 		},
 	}.command()
+	addKeyringFlags(cmd)
+	return cmd
 }
 
 func keyState(k api.Key, now time.Time) string {
@@ -310,6 +346,6 @@ func newKeysRevokeCmd() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	addAPIFlag(cmd)
+	addKeyringFlags(cmd)
 	return cmd
 }

@@ -53,7 +53,7 @@ func newMetrics() *metrics {
 	}
 	m.registry.MustRegister(m.decisions, m.tools, m.faults, m.holds, m.overhead,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	for _, kind := range []string{"ca", "clock", "evidence", "evidence_share", "identity", "index", "loop", "panic", "passport_file", "passport_keys", "reload", "store"} {
+	for _, kind := range []string{"ca", "client_trust", "clock", "evidence", "evidence_share", "identity", "index", "loop", "panic", "passport_file", "passport_keys", "policy", "reload", "request", "store"} {
 		m.faults.WithLabelValues(kind)
 	}
 	return m

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -12,13 +14,29 @@ import (
 
 // addSettingFlags gives a command a flag for every setting that one line of
 // text can hold: --mode, --listen.proxy, --limits.hold ...
+//
+// They are also known as the environment spells them, with dashes: --data-dir,
+// --listen-proxy.
 func addSettingFlags(cmd *cobra.Command) {
+	cmd.Flags().SetNormalizeFunc(spelling())
 	for _, key := range config.Keys() {
 		if cmd.Flags().Lookup(key) == nil {
 			cmd.Flags().String(key, "", "overrides `"+key+"` of the configuration")
 		}
 	}
 	hideSettings(cmd.Flags())
+}
+
+// spelling finds a setting by a name with other separators than its own.
+func spelling() func(*pflag.FlagSet, string) pflag.NormalizedName {
+	dashes := strings.NewReplacer(".", "-", "_", "-")
+	settings := make(map[string]string)
+	for _, key := range config.Keys() {
+		settings[dashes.Replace(key)] = key
+	}
+	return func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		return pflag.NormalizedName(cmp.Or(settings[dashes.Replace(name)], name))
+	}
 }
 
 // hideSettings keeps help short: the common ones are shown, the rest is in
