@@ -7,8 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,7 +20,8 @@ import (
 
 // TestFleetSize: many sidecars, each a process, on one PostgreSQL, asked for decisions
 // as fast as two thousand a second; all that they recorded comes to the control, once.
-// It takes minutes and gigabytes: ACTPASS_FLEET says how many.
+// It takes minutes and gigabytes: ACTPASS_FLEET says how many, ACTPASS_FLEET_RATE how
+// many decisions a second are asked for (2000).
 func TestFleetSize(t *testing.T) {
 	n, _ := strconv.Atoi(os.Getenv("ACTPASS_FLEET"))
 	if n == 0 {
@@ -55,7 +58,22 @@ func TestFleetSize(t *testing.T) {
 	})
 	t.Logf("%d sidecars are ready after %s", n, time.Since(began).Round(time.Millisecond))
 
-	const rate, lasts, clients = 2000, 15 * time.Second, 64
+	spent := func(what string, calls int64, since usage) {
+		now := used(t, pg.Port, list)
+		t.Logf("%s: processor seconds: %s", what, now.minus(since))
+		if calls > 0 {
+			t.Logf("%s: each call %.2f ms of the machine", what, 1000*(now.busy-since.busy)/float64(calls))
+		}
+	}
+	idle := used(t, pg.Port, list)
+	time.Sleep(10 * time.Second)
+	spent("10 s without calls", 0, idle)
+
+	rate := 2000
+	if n, err := strconv.Atoi(os.Getenv("ACTPASS_FLEET_RATE")); err == nil {
+		rate = n
+	}
+	const lasts, clients = 15 * time.Second, 64
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	work := make(chan int, rate)
@@ -76,6 +94,7 @@ func TestFleetSize(t *testing.T) {
 			}
 		})
 	}
+	before := used(t, pg.Port, list)
 	began = time.Now()
 	for i := 0; time.Since(began) < lasts; {
 		<-tick.C
@@ -91,6 +110,7 @@ func TestFleetSize(t *testing.T) {
 	wg.Wait()
 	took := time.Since(began)
 	t.Logf("%d decisions in %s, %.0f a second, %d failed", done.Load(), took.Round(time.Millisecond), float64(done.Load())/took.Seconds(), failed.Load())
+	spent("the calls", done.Load(), before)
 	ended := time.Now()
 	count := func() (sum int64) {
 		counts, err := ctl.client().Counts(context.Background(), time.Now().Add(-time.Hour), "hour")
@@ -112,4 +132,60 @@ func TestFleetSize(t *testing.T) {
 	if !r.OK || len(r.Logs) != n+1 {
 		t.Errorf("%d logs, verified: %v %+v", len(r.Logs), r.OK, r.Finding)
 	}
+}
+
+// usage is the processor time, in seconds, of all so far.
+type usage struct{ sidecars, database, callers, busy, waiting float64 }
+
+func (u usage) minus(o usage) string {
+	return fmt.Sprintf("%.1f the sidecars, %.1f the database, %.1f the callers; the machine %.1f, and %.1f waited for the disk",
+		u.sidecars-o.sidecars, u.database-o.database, u.callers-o.callers, u.busy-o.busy, u.waiting-o.waiting)
+}
+
+func used(t *testing.T, port int, list []*sidecar) (u usage) {
+	t.Helper()
+	for _, sc := range list {
+		u.sidecars += sc.cpu()
+	}
+	var self syscall.Rusage
+	must(t, syscall.Getrusage(syscall.RUSAGE_SELF, &self))
+	u.callers = time.Duration(self.Utime.Nano() + self.Stime.Nano()).Seconds()
+	stat, err := os.ReadFile("/proc/stat")
+	must(t, err)
+	var ticks [7]float64 // user nice system idle iowait irq softirq
+	_, err = fmt.Sscanf(string(stat), "cpu %g %g %g %g %g %g %g", &ticks[0], &ticks[1], &ticks[2], &ticks[3], &ticks[4], &ticks[5], &ticks[6])
+	must(t, err)
+	u.busy, u.waiting = (ticks[0]+ticks[1]+ticks[2]+ticks[5]+ticks[6])/100, ticks[4]/100
+	// The server's own process and its children; what those of before used is its own.
+	master := ""
+	procs, err := filepath.Glob("/proc/[0-9]*")
+	must(t, err)
+	for range 2 {
+		for _, dir := range procs {
+			raw, err := os.ReadFile(dir + "/stat")
+			if err != nil || !strings.Contains(string(raw), "(postgres)") {
+				continue
+			}
+			f := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
+			switch {
+			case master == "":
+				line, _ := os.ReadFile(dir + "/cmdline")
+				if strings.Contains(string(line), fmt.Sprintf("-p\x00%d\x00", port)) {
+					master = filepath.Base(dir)
+				}
+			case f[1] == master || filepath.Base(dir) == master:
+				for _, i := range []int{11, 12} {
+					n, _ := strconv.ParseFloat(f[i], 64)
+					u.database += n / 100
+				}
+				if filepath.Base(dir) == master {
+					for _, i := range []int{13, 14} {
+						n, _ := strconv.ParseFloat(f[i], 64)
+						u.database += n / 100
+					}
+				}
+			}
+		}
+	}
+	return u
 }

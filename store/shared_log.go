@@ -82,22 +82,23 @@ func (p *Postgres) Ship(ctx context.Context, n LogName, first uint64, records []
 	if err != nil {
 		return err
 	}
-	count := int64(len(records))
-	err = p.transact(ctx, nil, func(b *batch) error {
-		res, err := b.exec(`UPDATE evidence_logs SET next = next + ?1, checkpoint = CASE WHEN ?2 = '' THEN checkpoint ELSE ?2 END, shipped_at = `+dbNow+`
-			WHERE origin = ?3 AND public_key = ?4 AND next = ?5`, count, string(checkpoint), origin, n.PublicKey, int64(first))
+	// One statement, so that the head's row, for which all sidecars stand in line, is
+	// held while the server works and never while a sidecar waits for its turn on a busy
+	// machine. Who does not follow what is here moves nothing.
+	err = p.pg.read(ctx, func(b *batch) error {
+		res, err := b.exec(`WITH log AS (
+				UPDATE evidence_logs SET next = next + ?1, checkpoint = CASE WHEN ?2 = '' THEN checkpoint ELSE ?2 END, shipped_at = `+dbNow+`
+				WHERE origin = ?3 AND public_key = ?4 AND next = ?5 RETURNING origin),
+			head AS (UPDATE evidence_head SET seq = seq + ?1 WHERE id = 1 AND (SELECT count(*) FROM log) = 1 RETURNING seq)
+			INSERT INTO evidence_batches (seq, records, origin, first, content) SELECT head.seq - ?1, ?1, log.origin, ?5, ?6 FROM head, log`,
+			int64(len(records)), string(checkpoint), origin, n.PublicKey, int64(first), content)
 		if err != nil {
 			return err
 		}
-		if moved, err := res.RowsAffected(); err != nil || moved != 1 {
+		if shipped, err := res.RowsAffected(); err != nil || shipped != 1 {
 			return errors.Join(err, ErrElsewhere)
 		}
-		// Last, because from here to the commit other shipments stand in line.
-		var seq int64
-		if err := b.row(`UPDATE evidence_head SET seq = seq + ? WHERE id = 1 RETURNING seq`, []any{count}, &seq); err != nil {
-			return err
-		}
-		return b.run(`INSERT INTO evidence_batches (seq, records, origin, first, content) VALUES (?, ?, ?, ?, ?)`, seq-count, count, origin, int64(first), content)
+		return nil
 	})
 	return wrap(err, "ship evidence")
 }
