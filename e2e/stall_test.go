@@ -92,6 +92,62 @@ func TestStalledInOpening(t *testing.T) {
 	}
 }
 
+// TestStalledInDialling stops the process while it dials for a call that a human has
+// approved, for longer than a dial may take. It was not the upstream that was late:
+// the call is sent, once, and the approval is not lost to a machine that stood still.
+func TestStalledInDialling(t *testing.T) {
+	if os.Getenv("ACTPASS_LONG") == "" {
+		t.Skip("takes 12 s; set ACTPASS_LONG=1")
+	}
+	t.Parallel()
+	u := newUpstream(t)
+	u.handle(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"object":"refund"}`) })
+	// Before it is an address that takes connections and says nothing for a while.
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	t.Cleanup(func() { _ = ln.Close() })
+	behind, dialled, speak := u.tls, make(chan struct{}, 8), make(chan struct{})
+	u.tls = ln.Addr().String()
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			dialled <- struct{}{}
+			go func() {
+				defer c.Close()
+				<-speak
+				up, err := net.Dial("tcp", behind)
+				if err != nil {
+					return
+				}
+				defer up.Close()
+				go func() { _, _ = io.Copy(up, c) }()
+				_, _ = io.Copy(c, up)
+			}()
+		}
+	}()
+	sc := start(t, settings{front: u, hold: "1m"})
+	conn := tls.Client(tunnelTo(t, sc.proxy, "api.stripe.com:443"), &tls.Config{RootCAs: sc.caPool(t), ServerName: "api.stripe.com"})
+	_, err = io.WriteString(conn, heldCall("/v1/refunds", "stalled"))
+	must(t, err)
+	sc.approve(sc.pending())
+	<-dialled
+	must(t, sc.cmd.Process.Signal(syscall.SIGSTOP))
+	time.Sleep(12 * time.Second)
+	must(t, sc.cmd.Process.Signal(syscall.SIGCONT))
+	time.Sleep(100 * time.Millisecond) // so that what is over is found to be
+	close(speak)
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	must(t, err)
+	body, _ := io.ReadAll(resp.Body)
+	if n := len(u.requestsSeen()); resp.StatusCode != 200 || n != 1 {
+		t.Errorf("%d %s, sent %d times", resp.StatusCode, body, n)
+	}
+}
+
 // secondWrite holds back all writes after the first.
 type secondWrite struct {
 	net.Conn

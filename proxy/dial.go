@@ -141,10 +141,25 @@ func (d *dialer) public(ip netip.Addr) bool {
 	return d.guard.SafeAddr(ip) == nil
 }
 
-// dial connects to a canonical "host:port".
+// dial connects to a canonical "host:port", within d.timeout in which this process
+// ran: see patience.
 func (d *dialer) dial(ctx context.Context, addr string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, d.timeout)
-	defer cancel()
+	ctx, end := forAtMost(ctx, d.timeout)
+	conn, err := d.connect(ctx, addr)
+	return conn, d.late(end(), err, "connect to "+addr)
+}
+
+// late makes err, which came after the time for what, one of time. One that says
+// something else stays.
+func (d *dialer) late(over bool, err error, what string) error {
+	var de *dialError
+	if !over || !errors.As(err, &de) || de.code != ReasonUpstreamUnreachable {
+		return err
+	}
+	return &dialError{ReasonUpstreamTimeout, fmt.Errorf("%s: no answer within %s", what, d.timeout)}
+}
+
+func (d *dialer) connect(ctx context.Context, addr string) (net.Conn, error) {
 	if to, ok := d.connectTo[addr]; ok {
 		addr = to
 	}
@@ -179,9 +194,9 @@ func (d *dialer) dial(ctx context.Context, addr string) (net.Conn, error) {
 		// Each remaining address gets its share of the time, so that a dead first
 		// one does not use up everything.
 		share := ctx
-		stop := func() {}
-		if deadline, ok := ctx.Deadline(); ok && len(ips)-i > 1 {
-			share, stop = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(len(ips)-i))
+		stop := func() bool { return false }
+		if i < len(ips)-1 {
+			share, stop = forAtMost(ctx, d.timeout/time.Duration(len(ips)))
 		}
 		conn, err := d.net.DialContext(share, "tcp", netip.AddrPortFrom(ip.Unmap(), uint16(port)).String())
 		stop()
@@ -214,20 +229,20 @@ func (d *dialer) dialTLS(ctx context.Context, addr string, protos []string) (net
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, d.timeout)
-	defer cancel()
 	conn := tls.Client(raw, &tls.Config{
 		ServerName: host, RootCAs: d.roots, MinVersion: tls.VersionTLS12, NextProtos: protos,
 		ClientSessionCache: d.sessions,
 	})
-	if err := conn.HandshakeContext(ctx); err != nil {
+	ctx, end := forAtMost(ctx, d.timeout)
+	err = conn.HandshakeContext(ctx)
+	if over := end(); err != nil {
 		_ = raw.Close()
 		code := timeoutOr(err, ReasonUpstreamUnreachable)
 		var cert *tls.CertificateVerificationError
 		if errors.As(err, &cert) {
 			code = ReasonUpstreamCertificate
 		}
-		return nil, &dialError{code, fmt.Errorf("TLS with %s: %w", host, err)}
+		return nil, d.late(over, &dialError{code, fmt.Errorf("TLS with %s: %w", host, err)}, "TLS with "+host)
 	}
 	return conn, nil
 }

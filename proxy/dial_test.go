@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -205,5 +206,64 @@ func TestSessionsOfUpstreams(t *testing.T) {
 	var de *dialError
 	if got, err := resumed(other, "api.test"); !errors.As(err, &de) || de.code != ReasonUpstreamCertificate {
 		t.Errorf("without the root: %s, %v", got, err)
+	}
+}
+
+// TestDialTimes: an upstream that says nothing, at either step, is told as late and as
+// not sent to; one whose first address is dead is reached at its second.
+func TestDialTimes(t *testing.T) {
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = mute.Close() })
+	u := Upstream{AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("192.0.2.0/24")}}
+	d, err := newDialer(u, 300*time.Millisecond, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Nobody answers at the first two, in net's own dialer as on a network.
+	d.net.ControlContext = func(ctx context.Context, _, address string, _ syscall.RawConn) error {
+		if strings.HasPrefix(address, "192.0.2.") {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return nil
+	}
+	hosts := map[string][]netip.Addr{
+		"dead.test":  {netip.MustParseAddr("192.0.2.1")},
+		"mixed.test": {netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("127.0.0.1")},
+		"mute.test":  {netip.MustParseAddr("127.0.0.1")},
+	}
+	d.lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
+		if host == "slow.test" {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		return hosts[host], nil
+	}
+	port := portText(mute)
+	for _, host := range []string{"slow.test", "dead.test", "mute.test"} {
+		began := time.Now()
+		_, err := d.dialTLS(t.Context(), host+":"+port, []string{"http/1.1"})
+		var de *dialError
+		if !errors.As(err, &de) || de.code != ReasonUpstreamTimeout || !strings.Contains(err.Error(), "no answer within 300ms") {
+			t.Errorf("%s: %v", host, err)
+		}
+		if took := time.Since(began); took < 250*time.Millisecond || took > 5*time.Second {
+			t.Errorf("%s: after %s", host, took)
+		}
+	}
+	c, err := d.dial(t.Context(), "mixed.test:"+port)
+	if err != nil {
+		t.Fatalf("the third address: %v", err)
+	}
+	_ = c.Close()
+	// A caller that leaves is not an upstream that is late.
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(20*time.Millisecond, cancel)
+	var de *dialError
+	if _, err := d.dial(ctx, "dead.test:"+port); !errors.As(err, &de) || de.code != ReasonUpstreamUnreachable {
+		t.Errorf("a caller that left: %v", err)
 	}
 }

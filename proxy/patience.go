@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"net"
 	"sync"
 	"time"
@@ -62,6 +63,17 @@ func (p *patience) stop() (ended bool) {
 	ended, p.over = p.over, true
 	p.timer.Stop()
 	return ended
+}
+
+// forAtMost is ctx for at most d. end must be called, once; it says whether the time
+// was over.
+func forAtMost(ctx context.Context, d time.Duration) (within context.Context, end func() (over bool)) {
+	within, cancel := context.WithCancel(ctx)
+	p := newPatience(d, cancel)
+	return within, func() bool {
+		defer cancel()
+		return p.stop()
+	}
 }
 
 // within reads from c in f for at most d. What is read below fails with a time-out

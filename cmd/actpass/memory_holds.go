@@ -18,7 +18,7 @@ const (
 	// collection, beside growth percent of ownLive. Marking what ten thousand of
 	// them keep takes 0.2 s of CPU, so that a fixed room would make every other
 	// call pay for them, and growth percent of all would take five times their memory.
-	holdRoom = 16 << 10
+	holdRoom = 24 << 10
 	// waveRoom and wavePerHold are the room while a wave of calls begins to wait.
 	// What they keep lies among the garbage that their opening makes, and the heap
 	// does not become smaller than what the two took between collections: the less
