@@ -1,6 +1,7 @@
 package gate_test
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/actpass/sidecar/gate"
@@ -35,6 +36,17 @@ rules:
 	} {
 		if d := f.ask(t, gate.Preflight{Tool: "forge.repo.delete", Resource: resource}); d.ReasonCode != want {
 			t.Errorf("%s: %s, want %s", resource, d.ReasonCode, want)
+		}
+	}
+}
+
+// A tool with a space in its name is none that traffic can have.
+func TestPreflightOfAToolWithASpace(t *testing.T) {
+	f := newGate(t, "enforce", nil)
+	for _, tool := range []string{"stripe.refund.create ", " stripe.refund.create", "stripe.refund.\u00a0create", "stripe.refund.cre\u00adate", "stripe.refund.create\u200b"} {
+		var bad *gate.FieldError
+		if _, _, err := f.Preflight(t.Context(), admin, gate.Preflight{Tool: tool, AgentID: "support_agent"}); !errors.As(err, &bad) || bad.Field != "tool" {
+			t.Errorf("%q: %v", tool, err)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/mapping"
@@ -34,6 +35,10 @@ func (p *Preflight) check() error {
 		return &FieldError{"tool", "is required, for example \"stripe.refund.create\""}
 	case len(p.Tool) > clipLen || !printable(p.Tool):
 		return &FieldError{"tool", "must be a name of at most 256 printable characters"}
+	case strings.IndexFunc(p.Tool, func(r rune) bool { return unicode.IsSpace(r) || unicode.Is(unicode.Cf, r) }) >= 0:
+		// No call has such a tool: globs would cover it, and a policy that names the
+		// tool would not.
+		return &FieldError{"tool", "must be a name without spaces; in the name of an MCP tool a space is %20"}
 	case p.AgentID == "":
 		return &FieldError{"agent_id", "is required: which agent would act"}
 	case len(p.AgentID) > clipLen || !printable(p.AgentID):

@@ -304,7 +304,14 @@ func (s *Server) lintH2(srv *http.Server) error {
 	}
 	srv.TLSNextProto["h2"] = func(hs *http.Server, c *tls.Conn, h http.Handler) {
 		p, ok := c.NetConn().(*peekedConn)
-		if !ok || !greetedH2(c, s.opt.ReadHeaderTimeout) {
+		if !ok {
+			_ = c.Close()
+			return
+		}
+		if greeted, sent := greetedH2(c, s.opt.ReadHeaderTimeout); !greeted {
+			if sent {
+				s.unopened(context.Background(), p.door, "The connection does not begin as HTTP/2 does, which it asked for.")
+			}
 			_ = c.Close()
 			return
 		}
@@ -316,13 +323,14 @@ func (s *Server) lintH2(srv *http.Server) error {
 	return nil
 }
 
-// greetedH2 reads the connection preface (RFC 9113 section 3.4).
-func greetedH2(c *tls.Conn, within time.Duration) bool {
+// greetedH2 reads the connection preface (RFC 9113 section 3.4); sent says that
+// something was there.
+func greetedH2(c *tls.Conn, within time.Duration) (greeted, sent bool) {
 	var preface [len(clientPreface)]byte
 	_ = c.SetReadDeadline(time.Now().Add(within))
-	_, err := io.ReadFull(c, preface[:])
+	n, err := io.ReadFull(c, preface[:])
 	_ = c.SetReadDeadline(time.Time{})
-	return err == nil && string(preface[:]) == clientPreface
+	return err == nil && string(preface[:]) == clientPreface, n > 0
 }
 
 // refusedH2 records what net/http refuses by itself.

@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -245,4 +247,59 @@ func TestH2LintAgreesWithNetHTTP(t *testing.T) {
 			c = newH2Client(t, w, 1<<20)
 		}
 	}
+}
+
+// A connection inside a CONNECT that comes to no request, by its own doing, is on
+// record all the same.
+func TestWhatIsNoHandshakeHasAnEvent(t *testing.T) {
+	w := newWorld(t)
+	hello := func(change func(*tls.Config)) func(net.Conn) {
+		return func(c net.Conn) {
+			cfg := &tls.Config{ServerName: "api.test", InsecureSkipVerify: true}
+			change(cfg)
+			_ = tls.Client(c, cfg).Handshake()
+		}
+	}
+	for name, speak := range map[string]func(net.Conn){
+		"an old version":   hello(func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS11, tls.VersionTLS11 }),
+		"another protocol": hello(func(c *tls.Config) { c.NextProtos = []string{"acme-tls/1"} }),
+		"a hello that is none": func(c net.Conn) {
+			_, _ = c.Write(append([]byte{22, 3, 1, 0, 5}, "hello"...))
+			_, _ = c.Read(make([]byte, 100))
+		},
+		"HTTP/1 where HTTP/2 was chosen": func(c net.Conn) {
+			t := tls.Client(c, &tls.Config{ServerName: "api.test", InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+			_, _ = t.Write([]byte("POST /v1/refunds HTTP/1.1\r\nHost: api.test\r\n\r\n"))
+			_, _ = t.Read(make([]byte, 100))
+		},
+	} {
+		before := len(w.trail.events(t))
+		conn, _ := w.tunnelTo("api.test:443")
+		speak(conn)
+		_ = conn.Close()
+		var events int
+		for range 100 {
+			if events = len(w.trail.events(t)) - before; events > 0 {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if events != 1 {
+			t.Errorf("%s: %d events", name, events)
+		} else if e := w.trail.last(t); e.ReasonCode != ReasonMalformed || e.Outcome.State != "refused" {
+			t.Errorf("%s: %+v", name, e)
+		}
+	}
+	// Who says nothing, and who does not want our certificate, is no such case.
+	before := len(w.trail.events(t))
+	conn, _ := w.tunnelTo("api.test:443")
+	_ = conn.Close()
+	conn, _ = w.tunnelTo("api.test:443")
+	_ = tls.Client(conn, &tls.Config{ServerName: "api.test"}).Handshake()
+	_ = conn.Close()
+	time.Sleep(50 * time.Millisecond)
+	if n := len(w.trail.events(t)) - before; n != 0 {
+		t.Errorf("%d events of connections that were given up", n)
+	}
+	w.untouched()
 }

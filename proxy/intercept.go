@@ -257,6 +257,10 @@ func (s *Server) handshakeFailed(ctx context.Context, client *peekedConn, err er
 		return
 	}
 	if !distrusts(err, client.greeted) {
+		if refusedHello(err) {
+			s.unopened(ctx, d, "The TLS handshake failed: "+printable(err.Error())+".")
+			return
+		}
 		s.log.Debug("TLS handshake failed", zap.String("authority", withoutUser(d.authority)), zap.String("client", d.remote), zap.Error(err))
 		return
 	}
@@ -272,6 +276,26 @@ func (s *Server) handshakeFailed(ctx context.Context, client *peekedConn, err er
 	}
 	s.distrust.note(d.remote, d.host, d.port)
 	s.log.Warn("a client does not trust the CA; its next connections to this host pass uninspected", append(fields, zap.Duration("for", s.distrust.span))...)
+}
+
+// refusedHello says whether it was we who ended a handshake: over a version or an
+// application protocol that is not spoken here, a server name that is none (one with
+// a dot at its end, RFC 6066 section 3), or bytes that are no TLS at all.
+func refusedHello(err error) bool {
+	var op *net.OpError
+	if errors.As(err, &op) && (op.Op == "remote error" || op.Op == "read" || op.Op == "write") {
+		return false
+	}
+	return !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, context.Canceled) &&
+		!errors.Is(err, context.DeadlineExceeded) && !isTimeout(err) && !errors.Is(err, net.ErrClosed)
+}
+
+// unopened records a connection inside which no request could be read.
+func (s *Server) unopened(ctx context.Context, d *doorway, detail string) {
+	req := s.headless(d, "CONNECT "+withoutUser(d.authority)+" HTTP/1.1", head{})
+	if r := s.gate.Reject(context.WithoutCancel(ctx), req, http.StatusBadRequest, ReasonMalformed, detail); r != nil {
+		s.logRefusal(req, r, time.Now())
+	}
 }
 
 // distrusts says whether a handshake failed because the client does not accept
