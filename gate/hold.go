@@ -168,6 +168,12 @@ func (g *Gate) settled(ctx context.Context, c *call, a Approval) *Refusal {
 			return nil
 		}
 		return g.replay(ctx, c, a, false)
+	case ApprovalExpired:
+		// As it would have heard had it waited: a client that was told to come back is
+		// answered by what it asked, and asks anew when it comes later.
+		if !g.now().After(a.AnswersUntil()) {
+			return g.refuseApproval(ctx, c, a, 403, ReasonExpired, notInTime(a), false)
+		}
 	case ApprovalCancelled:
 		// Also for a client that was told to come back a moment before.
 		if byHand(a) && !g.now().After(a.AnswersUntil()) {
@@ -180,6 +186,17 @@ func (g *Gate) settled(ctx context.Context, c *call, a Approval) *Refusal {
 // cancelledFor is how long a cancelled request answers for retries of its call:
 // those that a client makes by itself come sooner, and asking anew comes later.
 const cancelledFor = time.Minute
+
+// expiredFor is how long one that expired does, for the same reason.
+const expiredFor = time.Minute
+
+// notInTime says which of its two times a has let pass.
+func notInTime(a Approval) string {
+	if a.UseBefore.IsZero() {
+		return "nobody decided in time"
+	}
+	return "it was approved, and not used in time"
+}
 
 // byHand says that somebody cancelled a, and not the sidecar for want of room in a
 // limit, which the next attempt may find.
@@ -205,6 +222,12 @@ func (a *Approval) AnswersUntil() time.Time {
 		return lastMove(*a).Add(consumedForWithKey)
 	case ApprovalCancelled:
 		return lastMove(*a).Add(cancelledFor)
+	case ApprovalExpired:
+		end := a.ExpiresAt
+		if !a.UseBefore.IsZero() {
+			end = a.UseBefore
+		}
+		return end.Add(expiredFor)
 	}
 	return lastMove(*a)
 }
@@ -246,6 +269,9 @@ func (g *Gate) refuseApproval(ctx context.Context, c *call, a Approval, status i
 	d.ApprovalRequestID = a.ID
 	d.Explain.Summary = sentence(what)
 	d.Explain.NextSteps = []string{"Do not retry it unchanged."}
+	if code == ReasonExpired {
+		d.Explain.NextSteps = []string{"Send it again in a minute to ask again."}
+	}
 	state := evidence.StateBlocked
 	if held {
 		_ = g.recordOutcome(ctx, c.id, evidence.Outcome{State: state, Status: status, DurationMS: g.since(c.started), Error: code})
@@ -271,7 +297,7 @@ func (g *Gate) decidedHold(ctx context.Context, c *call, a Approval) (*Permit, *
 	case ApprovalDenied:
 		return nil, g.refuseApproval(ctx, c, a, 403, ReasonDenied, "a human denied this call"+reasonOf(a), true)
 	case ApprovalExpired:
-		return nil, g.refuseApproval(ctx, c, a, 403, ReasonExpired, "nobody decided in time, or the approval was not used in time", true)
+		return nil, g.refuseApproval(ctx, c, a, 403, ReasonExpired, notInTime(a), true)
 	case ApprovalConsumed:
 		return nil, g.replay(ctx, c, a, true)
 	}
