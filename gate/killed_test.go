@@ -91,6 +91,10 @@ func (s *site) use(t *testing.T, how, token string) bool {
 	case "the call's own retry":
 		permit, _ := s.Check(t.Context(), s.refund("25000"))
 		return permit != nil
+	case "its passport, monitored":
+		s.rules.Mode = gate.ModeMonitor
+		s.Load(s.rules)
+		fallthrough
 	case "its passport":
 		permit, _ := s.Check(t.Context(), s.with(token, "25000"))
 		return permit != nil
@@ -179,13 +183,7 @@ func TestKilledWhileAnApprovalIsUsed(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				child := exec.Command(os.Args[0], "-test.run=^TestKilledChild$")
-				child.Env = append(os.Environ(), killedDir+"="+dir, killedJob+"="+string(act))
-				out, err := child.CombinedOutput()
-				if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); err == nil || !ok || status.Signal() != syscall.SIGKILL {
-					t.Fatalf("it was not killed: %v\n%s", err, out)
-				}
-
+				kill(t, dir, act)
 				s = openSite(t, dir, "")
 				defer s.close(t)
 				if err := s.MarkAmbiguous(t.Context(), s.trail.Unfinished()); err != nil {
@@ -216,6 +214,86 @@ func TestKilledWhileAnApprovalIsUsed(t *testing.T) {
 			})
 		}
 	}
+}
+
+// kill has a child use the approval, and die of it.
+func kill(t *testing.T, dir string, act []byte) {
+	t.Helper()
+	child := exec.Command(os.Args[0], "-test.run=^TestKilledChild$")
+	child.Env = append(os.Environ(), killedDir+"="+dir, killedJob+"="+string(act))
+	out, err := child.CombinedOutput()
+	if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); err == nil || !ok || status.Signal() != syscall.SIGKILL {
+		t.Fatalf("it was not killed: %v\n%s", err, out)
+	}
+}
+
+// TestKilledUnderMonitor: under monitor a call goes whether or not it is on record, so
+// that its event comes after the use of an approval that it presents. Killed between
+// the two, it has no event; the use has one after the next start, which names it, and
+// the same call goes through.
+func TestKilledUnderMonitor(t *testing.T) {
+	for _, moment := range []string{"before the use", "after the use", "after the passport"} {
+		t.Run(moment, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			s := openSite(t, dir, "")
+			id := s.question(t, "its passport")
+			a, err := s.Decide(t.Context(), approver, id, gate.Approve, "", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			token, err := s.PassportFor(t.Context(), approver, a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.close(t)
+			act, err := json.Marshal(killedAct{"its passport, monitored", moment, token.Token})
+			if err != nil {
+				t.Fatal(err)
+			}
+			kill(t, dir, act)
+
+			s = openSite(t, dir, "")
+			defer s.close(t)
+			if err := s.RecordTransitions(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if a, err = s.Approval(t.Context(), approver, id, 0); err != nil {
+				t.Fatal(err)
+			}
+			told := s.moves(t, id, gate.ApprovalConsumed)
+			switch {
+			case moment == "before the use":
+				if a.State != gate.ApprovalApproved || len(told) != 0 {
+					t.Errorf("not used, and it is %s, on record as %v", a.State, told)
+				}
+			case a.State != gate.ApprovalConsumed || len(told) != 1 || told[0] != "used by "+a.ConsumedBy:
+				t.Errorf("it is %s by %q, and on record is %v", a.State, a.ConsumedBy, told)
+			}
+			if !s.use(t, "its passport, monitored", token.Token) {
+				t.Error("the call does not go through after that")
+			}
+		})
+	}
+}
+
+// moves gives the reasons of the moves of an approval to a state that are on record.
+func (s *site) moves(t *testing.T, id, state string) (reasons []string) {
+	t.Helper()
+	list, err := s.trail.Read(0, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range list {
+		e, _, err := evidence.DecodeRecord(entry.Record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e != nil && e.Kind == evidence.KindApproval && e.Approval.ID == id && e.Approval.State == state {
+			reasons = append(reasons, e.Approval.Reason)
+		}
+	}
+	return reasons
 }
 
 // question opens the approval of what use uses.

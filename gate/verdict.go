@@ -286,6 +286,8 @@ func closedSteps(code string) []string {
 		return []string{"Do not retry this call unchanged: ask the operator for a key of this agent."}
 	case ReasonNoRoute:
 		return []string{"Do not retry this call unchanged: use a route that there is, or ask the operator for this one."}
+	case ReasonTooMany, ReasonTooManyOfAgent:
+		return []string{"Nothing was sent and nobody was asked. Send the same call again when some of those that wait have been decided."}
 	case ReasonTooLarge:
 		return []string{"Send a smaller body, or ask the operator to raise limits.max_inspect_bytes."}
 	}

@@ -71,6 +71,9 @@ func TestNoRoomForHolds(t *testing.T) {
 	if got.status != 429 || got.header.Get("ActPass-Reason") != gate.ReasonTooManyOfAgent || got.header.Get("Retry-After") != "30" {
 		t.Errorf("the second: %d %v", got.status, got.header)
 	}
+	if !strings.Contains(got.body, "nobody was asked") || strings.Contains(got.body, "canonical") {
+		t.Errorf("the second is told to %s", got.body)
+	}
 	w.untouched()
 }
 
