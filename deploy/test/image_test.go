@@ -16,8 +16,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"sigs.k8s.io/yaml"
 )
 
 // mostImage is the most that the image may weigh where it is stored and pulled,
@@ -208,33 +206,5 @@ func TestSystemd(t *testing.T) {
 	out, err = exec.Command("systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", file).CombinedOutput()
 	if err != nil {
 		t.Errorf("security: %v %s", err, out)
-	}
-}
-
-// TestCompose: the agent has no other network than the internal one.
-func TestCompose(t *testing.T) {
-	b, err := os.ReadFile("../compose.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var c struct {
-		Services map[string]struct {
-			Networks    []string
-			Environment map[string]string
-			ReadOnly    bool `json:"read_only"`
-			User        string
-			CapDrop     []string `json:"cap_drop"`
-		}
-		Networks map[string]struct{ Internal bool }
-	}
-	if err := yaml.Unmarshal(b, &c); err != nil {
-		t.Fatal(err)
-	}
-	agent, sidecar := c.Services["agent"], c.Services["actpass"]
-	if len(agent.Networks) != 1 || !c.Networks[agent.Networks[0]].Internal || agent.Environment["HTTPS_PROXY"] != "http://actpass:8080" {
-		t.Errorf("the agent gets out by itself: %+v %+v", agent, c.Networks)
-	}
-	if !sidecar.ReadOnly || sidecar.User != "65532:65532" || len(sidecar.CapDrop) != 1 || len(sidecar.Networks) != 2 {
-		t.Errorf("the sidecar: %+v", sidecar)
 	}
 }
