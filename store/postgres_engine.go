@@ -194,6 +194,24 @@ func (e *pgEngine) each(ctx context.Context, query string, args []any, scan func
 
 // read runs fn, which asks one question, without a transaction.
 func (e *pgEngine) read(ctx context.Context, fn func(*batch) error) error {
+	return e.ask(ctx, fn, true)
+}
+
+// write runs fn, which is one statement, without a transaction. Should its connection
+// turn out to be dead it runs again, so fn has to be such that a second run does
+// nothing where the first was done and only its answer was lost.
+func (e *pgEngine) write(ctx context.Context, fn func(*batch) error) error {
+	for attempt := 1; ; attempt++ {
+		err := e.ask(ctx, fn, attempt == attempts)
+		if attempt == attempts || !errors.Is(err, errBroken) {
+			return err
+		}
+	}
+}
+
+// ask is either of them, once. A connection that broke is no sign yet that the
+// database is away unless this is the last attempt.
+func (e *pgEngine) ask(ctx context.Context, fn func(*batch) error, last bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -215,6 +233,9 @@ func (e *pgEngine) read(ctx context.Context, fn func(*batch) error) error {
 	err = fn(&batch{ctx: own, on: pgConn{conn}})
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if !last && errors.Is(err, errBroken) {
+		return err
 	}
 	return e.failed(err)
 }

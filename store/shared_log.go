@@ -84,8 +84,9 @@ func (p *Postgres) Ship(ctx context.Context, n LogName, first uint64, records []
 	}
 	// One statement, so that the head's row, for which all sidecars stand in line, is
 	// held while the server works and never while a sidecar waits for its turn on a busy
-	// machine. Who does not follow what is here moves nothing.
-	err = p.pg.read(ctx, func(b *batch) error {
+	// machine. Who does not follow what is here moves nothing, and so does a second run of
+	// what was done.
+	err = p.pg.write(ctx, func(b *batch) error {
 		res, err := b.exec(`WITH log AS (
 				UPDATE evidence_logs SET next = next + ?1, checkpoint = CASE WHEN ?2 = '' THEN checkpoint ELSE ?2 END, shipped_at = `+dbNow+`
 				WHERE origin = ?3 AND public_key = ?4 AND next = ?5 RETURNING origin),

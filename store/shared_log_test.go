@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -327,5 +329,31 @@ func TestShipThroughStop(t *testing.T) {
 	same(t, p, l, l.Size())
 	if faults > 0 {
 		t.Errorf("%d faults were told of a database that is only away", faults)
+	}
+}
+
+// TestShipOnADeadConnection: connections that ended while they lay idle, as those
+// through a firewall do, are no sign that the database is away.
+func TestShipOnADeadConnection(t *testing.T) {
+	pg := postgres(t)
+	x := newToxic(t, fmt.Sprintf("127.0.0.1:%d", pg.Port))
+	dsn := strings.Replace(pg.Database(t), fmt.Sprint(pg.Port), fmt.Sprint(x.ln.Addr().(*net.TCPAddr).Port), 1)
+	var away atomic.Int64
+	p := openPostgres(t, dsn, PostgresOptions{Changed: func(why error) {
+		if why != nil {
+			away.Add(1)
+		}
+	}})
+	l := testLog(t, "ann", 3)
+	s := &Shipper{To: p, From: l, Source: "pod"}
+	for round := range 3 {
+		if err := s.Ship(context.Background()); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		x.cut()
+		grow(t, l, "ann", 3+round, 1)
+	}
+	if away.Load() > 0 {
+		t.Errorf("the database was taken for away %d times", away.Load())
 	}
 }
