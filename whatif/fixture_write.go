@@ -168,12 +168,14 @@ func key(name string) string {
 // quote writes characters that cannot be seen as escapes: direction marks would
 // let a fixture look other than it is.
 func quote(s string) string {
-	quoted, err := json.Marshal(s)
-	if err != nil {
+	var quoted strings.Builder
+	e := json.NewEncoder(&quoted)
+	e.SetEscapeHTML(false) // it is read by people; pages escape it themselves
+	if err := e.Encode(s); err != nil {
 		return strconv.QuoteToASCII(s)
 	}
 	var b strings.Builder
-	for _, r := range string(quoted) {
+	for _, r := range strings.TrimSuffix(quoted.String(), "\n") {
 		switch {
 		case unicode.IsPrint(r):
 			b.WriteRune(r)
