@@ -32,9 +32,9 @@ type overviewPage struct {
 	Spans     []overviewSpan
 	Total     int64
 	Kinds     []tally // by what was done, in the chart's order
-	Chart     chart
-	Mapped    int64 // actions of traffic that a rule named
-	Traffic   int64 // actions of traffic at all
+	Charts    []chart // the same, for a screen and for a phone
+	Mapped    int64   // actions of traffic that a rule named
+	Traffic   int64   // actions of traffic at all
 	Tools     []ranked
 	Agents    []ranked
 	Would     []wouldRow
@@ -70,6 +70,7 @@ type wouldRow struct {
 
 // chart is a bar chart, computed here and drawn as SVG in the template.
 type chart struct {
+	Class         string
 	Bars          []bar
 	Ticks         []tick
 	Lines         []gridLine
@@ -202,7 +203,8 @@ func (b *overviewPage) count(counts []api.Count, now time.Time) {
 		return cmp.Or(cmp.Compare(y.Block+y.Hold, x.Block+x.Hold), cmp.Compare(y.StrictBlocks, x.StrictBlocks), strings.Compare(x.Tool+x.Agent, y.Tool+y.Agent))
 	})
 	b.Would = b.Would[:min(len(b.Would), 10)]
-	b.Chart = draw(counts, b.Span, now)
+	b.Charts = []chart{draw(counts, b.Span, now, chartWidth, 8), draw(counts, b.Span, now, chartNarrow, 3)}
+	b.Charts[0].Class, b.Charts[1].Class = "wide", "narrow"
 }
 
 func top(m map[string]*ranked, n int) []ranked {
@@ -220,13 +222,15 @@ func top(m map[string]*ranked, n int) []ranked {
 
 const (
 	chartWidth, chartHeight = 1000, 200
+	chartNarrow             = 420
 	chartLeft, chartTop     = 56, 8
 	chartBottom             = chartHeight - 24
 )
 
-// draw stacks the counts into bars of span.bar each, the last one begun.
-func draw(counts []api.Count, span overviewSpan, now time.Time) chart {
-	c := chart{Width: chartWidth, Height: chartHeight}
+// draw stacks the counts into bars of span.bar each, the last one begun, over some
+// ticks.
+func draw(counts []api.Count, span overviewSpan, now time.Time, width, ticks int) chart {
+	c := chart{Width: width, Height: chartHeight}
 	n := int(span.back/span.bar) + 1
 	first := now.Truncate(span.bar).Add(-time.Duration(n-1) * span.bar)
 	sums := make([][]int64, n)
@@ -253,12 +257,12 @@ func draw(counts []api.Count, span overviewSpan, now time.Time) chart {
 			c.Lines = append(c.Lines, gridLine{y(v), thousands(v)})
 		}
 	}
-	slot := float64(chartWidth-chartLeft) / float64(n)
+	slot := float64(width-chartLeft) / float64(n)
 	layout := "15:04"
 	if span.bar >= 6*time.Hour {
 		layout = "Jan 2"
 	}
-	every := max(1, n/8)
+	every := max(1, n/ticks)
 	for i, s := range sums {
 		start := first.Add(time.Duration(i) * span.bar)
 		x := chartLeft + int(float64(i)*slot)
@@ -281,7 +285,7 @@ func draw(counts []api.Count, span overviewSpan, now time.Time) chart {
 		if (n-1-i)%every == 0 {
 			t := tick{x + int(slot/2), "middle", start.Format(layout)}
 			if i == n-1 {
-				t.X, t.Anchor = chartWidth, "end" // nothing of it leaves the picture
+				t.X, t.Anchor = width, "end" // nothing of it leaves the picture
 			}
 			c.Ticks = append(c.Ticks, t)
 		}

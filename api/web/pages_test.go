@@ -95,14 +95,19 @@ func TestOverviewCounts(t *testing.T) {
 	if b.Total != 11 || b.Traffic != 10 || b.Mapped != 8 || b.Kinds[0].N != 8 || b.Kinds[2].N != 2 || b.Kinds[4].N != 1 {
 		t.Errorf("%+v", b)
 	}
-	if len(b.Chart.Bars) != 3 || len(b.Would) != 1 || b.Would[0].Block != 2 || b.Tools[0].Name != "a" || b.Tools[0].N != 9 {
+	if len(b.Charts[0].Bars) != 3 || len(b.Would) != 1 || b.Would[0].Block != 2 || b.Tools[0].Name != "a" || b.Tools[0].N != 9 {
 		t.Errorf("%+v", b)
 	}
-	for _, bb := range b.Chart.Bars {
-		for _, p := range bb.Parts {
-			if bb.X < chartLeft || bb.X+bb.W > chartWidth || p.Y < 0 || p.H < 1 || p.Y+p.H > chartBottom+1 {
-				t.Errorf("a bar leaves the chart: %+v %+v", bb, p)
+	for i, width := range []int{chartWidth, chartNarrow} {
+		for _, bb := range b.Charts[i].Bars {
+			for _, p := range bb.Parts {
+				if bb.X < chartLeft || bb.X+bb.W > width || p.Y < 0 || p.H < 1 || p.Y+p.H > chartBottom+1 {
+					t.Errorf("a bar leaves the chart: %+v %+v", bb, p)
+				}
 			}
+		}
+		if n := len(b.Charts[i].Ticks); n < 3 || n > width/90 {
+			t.Errorf("%d ticks on %d", n, width)
 		}
 	}
 	for _, v := range []int64{0, 1, 2, 3, 7, 11, 99, 4321} {
