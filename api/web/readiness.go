@@ -127,7 +127,7 @@ func (d *Dashboard) askMode(w http.ResponseWriter, r *http.Request, v *visit, st
 			}
 		}
 	}
-	p := &page{Title: "Tighten", Nav: "readiness", Again: b.Reading != nil, AgainByScript: true, Body: b, Problem: problem}
+	p := &page{Title: "Tighten", Nav: "readiness", Again: b.Reading != nil && r.Method == http.MethodGet, AgainByScript: true, Body: b, Problem: problem}
 	p.fill(d, r, v)
 	d.render(w, r, status, "mode", p)
 	return nil

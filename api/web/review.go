@@ -19,7 +19,8 @@ type reviewPage struct {
 	Filter   map[string]string
 	Spans    []span
 	Answers  []whatif.Answer
-	Report   *whatif.ReviewReport // nil when it could not be asked for
+	Report   *whatif.ReviewReport // nil when it could not be asked for, or is not there yet
+	Judging  *judging             // while it is not there yet
 	Groups   []reviewGroup
 	Answered []reviewAnswer
 	Accepted int
@@ -101,8 +102,9 @@ func (b *reviewPage) Switch() string {
 	return "/ui/readiness?" + q.Encode()
 }
 
-// reviewOf reads the address and asks the API.
-func (d *Dashboard) reviewOf(r *http.Request, v *visit) (*reviewPage, error) {
+// reviewOf reads the address and asks the API. With whole it waits for the report,
+// however long that takes.
+func (d *Dashboard) reviewOf(r *http.Request, v *visit, whole bool) (*reviewPage, error) {
 	q := r.URL.Query()
 	b := &reviewPage{Filter: map[string]string{}, Spans: readinessSpans, Answers: answersOf(q), at: &url.URL{Path: "/ui/review", RawQuery: r.URL.RawQuery}}
 	for _, name := range []string{"tool", "agent_id", "mode", "last", "since", "until"} {
@@ -120,11 +122,17 @@ func (d *Dashboard) reviewOf(r *http.Request, v *visit) (*reviewPage, error) {
 	if ask.Since == "" {
 		ask.Since = d.Now().Add(-last).UTC().Format(time.RFC3339)
 	}
-	report, err := v.api.Review(r.Context(), ask)
-	if err != nil {
+	var report *whatif.ReviewReport
+	if whole {
+		report = new(whatif.ReviewReport)
+		*report, err = v.api.Review(r.Context(), ask)
+	} else {
+		report, b.Judging, err = d.judge(r, v, ask)
+	}
+	if err != nil || b.Judging != nil {
 		return b, err
 	}
-	b.Report, b.Total = &report, report.Totals.Groups
+	b.Report, b.Total = report, report.Totals.Groups
 	policies := d.Gate.Rules()
 	for _, g := range report.Data {
 		one := reviewGroup{ReviewGroup: g}
@@ -156,19 +164,19 @@ func (d *Dashboard) reviewOf(r *http.Request, v *visit) (*reviewPage, error) {
 
 func (d *Dashboard) review(w http.ResponseWriter, r *http.Request, v *visit) error {
 	p := &page{Title: "Review", Nav: "review"}
-	b, err := d.reviewOf(r, v)
+	b, err := d.reviewOf(r, v, false)
 	if err != nil {
 		if p.Problem, err = problemOf(err); err != nil {
 			return err
 		}
 	}
-	p.Body = b
+	p.Body, p.Again = b, b.Judging != nil
 	return d.show(w, r, v, "review", p)
 }
 
 // reviewPatch hands out the patch of a review.
 func (d *Dashboard) reviewPatch(w http.ResponseWriter, r *http.Request, v *visit) error {
-	b, err := d.reviewOf(r, v)
+	b, err := d.reviewOf(r, v, true)
 	if err != nil {
 		return err
 	}

@@ -1,12 +1,14 @@
 package web
 
 import (
+	"fmt"
 	"html"
 	"net/http"
 	"net/url"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/actpass/sidecar/gate"
 	"github.com/actpass/sidecar/whatif"
@@ -113,5 +115,46 @@ func TestAnswersOf(t *testing.T) {
 	got := answersOf(q)
 	if len(got) != 2 || got[0] != (whatif.Answer{Group: "0123456789abcdef", Answer: "accept"}) || got[1].Group != "0123456789abcde1" {
 		t.Errorf("%v", got)
+	}
+}
+
+// TestALongReviewIsJudgedMeanwhile: a page that waited long enough says so, the judging
+// goes on without it, and its result is for who asked, and for once.
+func TestALongReviewIsJudgedMeanwhile(t *testing.T) {
+	r := newRig(t)
+	_, agent := r.key("acme", gate.RoleGateway)
+	a := refund(9000)
+	a.Tool = slowTool
+	r.ask(agent, a)
+	_, secret := r.key("acme", gate.RoleApprover)
+	_, other := r.key("acme", gate.RoleApprover)
+	b, c := r.signedIn(secret), r.signedIn(other)
+	const path = "/ui/review?tool=" + slowTool
+	shows := func(who *browser, want bool) {
+		t.Helper()
+		got := who.get(path)
+		if got.status != http.StatusOK || strings.Contains(got.body, "Judging the record again") != want || strings.Contains(got.body, "data-again") != want ||
+			strings.Contains(got.body, "http-equiv") != want || strings.Contains(got.body, "would be blocked") == want {
+			t.Errorf("judging %v: %d %s", want, got.status, got.body)
+		}
+	}
+	began := time.Now()
+	shows(b, true)
+	shows(b, false)
+	if took := time.Since(began); took > judgeWait+1500*time.Millisecond {
+		t.Errorf("the second page had it judged anew: %s", took)
+	}
+	shows(c, true)
+	r.dash.judgings.mu.Lock()
+	n := len(r.dash.judgings.m)
+	r.dash.judgings.mu.Unlock()
+	if n != 1 {
+		t.Errorf("%d reviews are under way or kept, want that of the second alone", n)
+	}
+	for i := range maxJudging {
+		_, err := r.dash.judgings.begin(fmt.Sprint(i), time.Now(), func(*judging) { <-r.dash.closed })
+		if (err == nil) != (i < maxJudging-1) {
+			t.Errorf("review %d: %v", i, err)
+		}
 	}
 }

@@ -30,6 +30,9 @@ import (
 // unreadTool is one whose record takes longer to read than a page waits.
 const unreadTool = "unread.tool"
 
+// slowTool is one whose review takes longer than a page waits.
+const slowTool = "slow.tool"
+
 type rig struct {
 	t    *testing.T
 	gate *gate.Gate
@@ -65,7 +68,14 @@ func (e events) Readiness(_ context.Context, q api.ReadinessQuery) (out whatif.R
 	return s.Report(), err
 }
 
-func (e events) Review(_ context.Context, q api.ReviewQuery) (out whatif.ReviewReport, err error) {
+func (e events) Review(ctx context.Context, q api.ReviewQuery) (out whatif.ReviewReport, err error) {
+	if q.Tool == slowTool {
+		select {
+		case <-time.After(judgeWait + 500*time.Millisecond):
+		case <-ctx.Done():
+			return out, ctx.Err()
+		}
+	}
 	inForce := e.gate.Rules()
 	walk, err := whatif.NewWalk(inForce.With(inForce.Policy, q.Mode, q.Tenant), func(s []policy.Source) (*policy.Set, error) { return policy.Compile(s, policy.Options{}) }, nil)
 	if err != nil {

@@ -74,6 +74,7 @@ type Dashboard struct {
 	sessions *sessions
 	signIns  *attempts
 	streams  streams
+	judgings judgings
 	pages    func() (map[string]pageTemplate, error)
 	assets   func() (map[string]asset, error)
 	closed   chan struct{}

@@ -26,8 +26,11 @@ function exchange(fresh) {
     region.replaceChildren(...document.importNode(next, true).childNodes)
     for (const [id, was] of open) document.getElementById(id)?.toggleAttribute('open', was)
     if (focus) document.getElementById(focus)?.focus({ preventScroll: true })
+    copies(region)
   }
+  const was = more
   more = 'again' in fresh.body.dataset
+  if (was && !more && location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView()
   document.title = fresh.title
   announce()
 }
@@ -116,15 +119,17 @@ for (const button of document.querySelectorAll('[data-notify]')) {
   })
 }
 
-for (const button of document.querySelectorAll('[data-copy]')) {
-  if (!navigator.clipboard) continue
-  button.hidden = false
-  button.addEventListener('click', async () => {
-    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent)
-    button.textContent = 'Copied'
-    setTimeout(() => { button.textContent = 'Copy' }, 1500)
-  })
+function copies(within) {
+  for (const button of navigator.clipboard ? within.querySelectorAll('[data-copy]') : []) {
+    button.hidden = false
+    button.addEventListener('click', async () => {
+      await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent)
+      button.textContent = 'Copied'
+      setTimeout(() => { button.textContent = 'Copy' }, 1500)
+    })
+  }
 }
+copies(document)
 
 // Keys: / to the filter, j and k through rows.
 document.addEventListener('keydown', (e) => {
