@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,7 +19,15 @@ import (
 // an approval that is given without script while somebody else looks on.
 func TestDashboard(t *testing.T) {
 	need(t, "node", "npm", "chromium", "curl", "patch")
-	sc := start(t, settings{mode: "enforce"})
+	// A week in monitor, until yesterday; today it enforces.
+	const calls = 3000
+	sc := &sidecar{t: t, dir: t.TempDir()}
+	sc.config = settings{mode: "enforce"}.write(t, sc.dir)
+	weekOfTraffic(t, filepath.Join(sc.dir, "data"), []byte(fenced(t, "../docs/review.md", "yaml", 0)), time.Now().Add(-7*24*time.Hour-26*time.Hour), calls, 1)
+	sc.run()
+	t.Cleanup(sc.stop)
+	sc.admin = sc.key("--name", "admin", "--role", "admin")
+	empty := start(t, settings{mode: "enforce"})
 	for i, evil := range []string{`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>`, "a\u202eb"} {
 		_, _, err := sc.client().Preflight(context.Background(), api.Action{
 			Tool: "stripe.refund.create", Resource: "stripe:charge:" + evil, AgentID: "support_agent", UserID: evil, Goal: evil,
@@ -61,7 +70,7 @@ func TestDashboard(t *testing.T) {
 	defer cancel()
 	walk := exec.CommandContext(ctx, "node", "walk.mjs")
 	walk.Dir = dir
-	walk.Env = append(os.Environ(), "BASE=http://"+sc.api, "CHROMIUM="+chromium, "ADMIN="+sc.admin, "DIR="+dir, "APPROVER="+sc.key("--name", "sam", "--role", "approver", "--group", "support-leads"))
+	walk.Env = append(os.Environ(), "BASE=http://"+sc.api, "CHROMIUM="+chromium, "ADMIN="+sc.admin, "DIR="+dir, fmt.Sprint("CALLS=", calls), "EMPTY=http://"+empty.api, "EMPTY_ADMIN="+empty.admin, "APPROVER="+sc.key("--name", "sam", "--role", "approver", "--group", "support-leads"))
 	out, err := walk.CombinedOutput()
 	if err != nil || strings.TrimSpace(string(out)) != "fine" {
 		t.Errorf("%v\n%s", err, out)
@@ -81,7 +90,7 @@ func TestDashboard(t *testing.T) {
 
 	// What the review page made goes in, and holds: the sidecar's own files are as
 	// they were, and the fixtures pass with the patch and not without it.
-	if out, code := sc.cli("review"); code != 0 || !strings.Contains(out, "blocks 5 and holds 3") {
+	if out, code := sc.cli("review", "--since", "24h"); code != 0 || !strings.Contains(out, "blocks 5 and holds 3") {
 		t.Errorf("%d %s", code, out)
 	}
 	patch := exec.Command("patch", "-s", "-p1", "-d", sc.dir, "-i", filepath.Join(dir, "review.patch"))

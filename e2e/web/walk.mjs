@@ -4,33 +4,40 @@ import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { chromium } from 'playwright-core'
 import { events } from './events.mjs'
+import { first } from './first.mjs'
 import { grants } from './grants.mjs'
+import { keyboard } from './keyboard.mjs'
 import { policies } from './policies.mjs'
 import { review } from './review.mjs'
+import { week } from './week.mjs'
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
-const { BASE, ADMIN, APPROVER, DIR } = process.env
+const { BASE, ADMIN, APPROVER, DIR, CALLS, EMPTY, EMPTY_ADMIN } = process.env
 const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: flags })
 let findings = 0
 const find = (text) => { findings++; console.log(text) }
 
-async function visit(key, options) {
+async function visit(key, options, base = BASE) {
   const context = await browser.newContext(options)
   const page = await context.newPage()
   page.setDefaultTimeout(10000)
   page.on('pageerror', (e) => find('script: ' + e.message))
   page.on('dialog', (d) => { find('an injected script ran: ' + d.message()); d.dismiss() })
   page.on('console', (m) => { if (/Content Security Policy/.test(m.text())) find(m.text()) })
-  await page.goto(BASE + '/ui/signin')
+  await page.goto(base + '/ui/signin')
   await page.fill('#key', key)
   await page.click('button.primary')
   await page.waitForSelector('nav')
   return page
 }
 
+// settled waits until a review that takes its time is there.
+const settled = (page) => page.getByText('Judging the record again').waitFor({ state: 'detached', timeout: 60000 })
+
 // look holds the page that is open to axe and to its width, and takes its picture.
 async function look(page, name) {
+  await settled(page)
   const { width, scheme } = await page.evaluate(() => ({ width: innerWidth, scheme: matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light' }))
   await page.evaluate(axe)
   const { violations } = await page.evaluate(() => window.axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'] }))
@@ -44,18 +51,21 @@ const screens = wanted.map(([width, colorScheme]) => ({ viewport: { width, heigh
 
 for (const screen of screens) {
   const page = await visit(ADMIN, screen)
-  for (const [path, row] of [['overview'], ['policies'], ['keys'], ['passports'], ['events'], ['events?kind=action', true], ['approvals'], ['approvals', true], ['review?last=24h'], ['review?tool=nothing'], ['approvals?grants=all'], ['readiness?mode=strict'], ['modes/new?mode=strict&tool=stripe.*']]) {
+  for (const [path, row] of [['overview?last=720h'], ['policies'], ['keys'], ['passports'], ['events'], ['events?kind=action', true], ['approvals'], ['approvals', true], ['review?last=720h'], ['review?tool=nothing'], ['approvals?grants=all'], ['readiness?mode=strict&last=720h'], ['modes/new?mode=strict&tool=stripe.*']]) {
     await page.goto(BASE + '/ui/' + path)
     if (row) await Promise.all([page.waitForURL('**/ui/' + path.replace(/\?.*/, '') + '/*'), page.click('a.row')])
     await look(page, path + (row ? '_one' : ''))
   }
   await page.context().close()
 }
-const stage = { visit, find, look, screens, BASE, ADMIN, APPROVER, DIR }
+const stage = { browser, visit, find, look, settled, screens, BASE, ADMIN, APPROVER, DIR, CALLS: Number(CALLS) }
 await events(stage)
 await review(stage)
 await policies(stage)
 await grants(stage)
+await week(stage)
+await first({ find, visit: (key, options) => visit(key, options, EMPTY), BASE: EMPTY, ADMIN: EMPTY_ADMIN })
+await keyboard(stage)
 
 // An admin issues a passport without script, and ends it; its token is shown once.
 const issuer = await visit(ADMIN, { javaScriptEnabled: false, viewport: { width: 390, height: 844 } })
