@@ -140,6 +140,9 @@ func readBy(tool, host, method, media string) string {
 	case "json", "typed":
 		return "json"
 	case "multipart", "upload":
+		if strings.HasSuffix(media, "json") {
+			return "json"
+		}
 		return "multipart"
 	case "mcp":
 		return "jsonrpc"
@@ -227,6 +230,9 @@ func (u understanding) differences(l left) (found []string, readers int) {
 		got, want := r.members(kind, req), judged
 		if got == nil {
 			continue
+		}
+		if v, ok := got["base"]; ok && e.Tool == "upload.repo.merge" {
+			got["base"] = strings.ToLower(v) // compared without case, so judged in lower case
 		}
 		if r.Struct != nil {
 			if host != "typed.example.test" {
