@@ -131,11 +131,8 @@ func TestThreeNamesAreOne(t *testing.T) {
 					defer c.Close()
 					conn := tls.Client(c.Conn, &tls.Config{ServerName: sni, InsecureSkipVerify: true})
 					_ = conn.SetDeadline(time.Now().Add(patience))
-					err := conn.Handshake()
-					if (err == nil) != (sni == target) {
+					if err := conn.Handshake(); err != nil {
 						t.Errorf("CONNECT %s with server name %s: %v", target, sni, err)
-					}
-					if err != nil {
 						return
 					}
 					r, err := newH1(conn).ask(request("GET", goodPath, host, ""), "GET")

@@ -29,6 +29,7 @@ type doorway struct {
 	auth       []string      // its Proxy-Authorization
 	findings   []mapping.Ambiguity
 	floor      string // strictest mode that a call inside can get
+	misnamed   string // the TLS server name, where that is not the CONNECT target
 
 	dialled netip.AddrPort // of a redirected connection: where it was going
 }
@@ -96,8 +97,7 @@ type peekedConn struct {
 	prefix []byte
 	door   *doorway
 
-	greeted  bool   // a TLS client hello came
-	misnamed string // its server name, where that is not the CONNECT target
+	greeted bool // a TLS client hello came
 }
 
 func (p *peekedConn) Read(b []byte) (int, error) {

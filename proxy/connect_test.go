@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"testing"
@@ -80,17 +81,53 @@ func TestRootedConnectTarget(t *testing.T) {
 func TestServerNameMustBeTheTarget(t *testing.T) {
 	for _, mode := range []string{gate.ModeMonitor, gate.ModeEnforce} {
 		w := newWorld(t, withMode(mode))
+		ours := x509.NewCertPool()
+		ours.AddCert(w.ca.Certificate())
 		for _, sni := range []string{"evil.test", "test", "www.api.test"} {
+			recorded := func(n int) {
+				waitFor(t, func() bool { return len(w.trail.events(t)) == n })
+				if e := w.trail.last(t); e.ReasonCode != ReasonMisdirected || e.Outcome.Status != 421 {
+					t.Errorf("%s: event %+v %+v", mode, e.Decision, e.Outcome)
+				}
+			}
+			// A client that looks at the certificate ends it there; it is not one that
+			// does not trust the CA.
+			before := len(w.trail.events(t))
 			conn, _ := w.tunnelTo("api.test:443")
-			err := tls.Client(conn, &tls.Config{ServerName: sni, InsecureSkipVerify: true}).Handshake()
-			var op *net.OpError
-			if !errors.As(err, &op) || !strings.Contains(err.Error(), "unrecognized name") {
-				t.Errorf("%s: SNI %s: %v, want the alert unrecognized_name", mode, sni, err)
+			if err := tls.Client(conn, &tls.Config{ServerName: sni, RootCAs: ours}).Handshake(); err == nil {
+				t.Errorf("%s: SNI %s got a certificate of its name", mode, sni)
 			}
-			waitFor(t, func() bool { return len(w.trail.events(t)) > 0 })
-			if e := w.trail.last(t); e.ReasonCode != ReasonMisdirected || e.Outcome.Status != 421 {
-				t.Errorf("%s: event %+v %+v", mode, e.Decision, e.Outcome)
+			_ = conn.Close()
+			recorded(before + 1)
+			if w.server.distrust.has("127.0.0.1", "api.test", "443") {
+				t.Errorf("%s: SNI %s opened a way past inspection", mode, sni)
 			}
+			// One that does not is told by each request, whatever Host it names.
+			for i, host := range []string{"api.test", sni} {
+				conn, _ = w.tunnelTo("api.test:443")
+				c := tls.Client(conn, &tls.Config{ServerName: sni, InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+				_, err := io.WriteString(c, "GET /x HTTP/1.1\r\nHost: "+host+"\r\n\r\nGET /y HTTP/1.1\r\nHost: "+host+"\r\n\r\n")
+				if err != nil {
+					t.Fatal(err)
+				}
+				r := bufio.NewReader(c)
+				if got := readReply(t, r); got.status != 421 || !strings.Contains(got.body, "TLS server name") {
+					t.Errorf("%s: SNI %s, Host %s: %d %s", mode, sni, host, got.status, got.body)
+				}
+				if b, err := r.ReadByte(); err != io.EOF {
+					t.Errorf("%s: after it came %q %v", mode, b, err)
+				}
+				recorded(before + 2 + i)
+			}
+			tr := &http.Transport{
+				Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: w.front}), ForceAttemptHTTP2: true,
+				TLSClientConfig: &tls.Config{ServerName: sni, InsecureSkipVerify: true},
+			}
+			if got := w.do(&http.Client{Transport: tr}, "GET", "https://api.test/x", ""); got.status != 421 || got.proto != "HTTP/2.0" {
+				t.Errorf("%s: SNI %s over HTTP/2: %s %d", mode, sni, got.proto, got.status)
+			}
+			tr.CloseIdleConnections()
+			recorded(before + 4)
 		}
 		w.untouched()
 	}

@@ -98,6 +98,9 @@ func (x *exchange) admit() bool {
 	x.closing = h.close
 	limit := x.s.opt.MaxHeaderBytes
 	switch {
+	case x.conn.wrongName() != "":
+		h.close = true
+		x.unjudged(http.StatusMisdirectedRequest, ReasonMisdirected, x.conn.wrongName(), h)
 	case h.tooLarge || x.r.ProtoMajor > 1 && headSize(x.r) > limit:
 		x.unjudged(http.StatusRequestHeaderFieldsTooLarge, ReasonHeadTooLarge,
 			fmt.Sprintf("The request head is larger than %d bytes.", limit), h)

@@ -179,10 +179,15 @@ func isTimeout(err error) bool {
 	return errors.As(err, &ne) && ne.Timeout()
 }
 
-var (
-	errMisdirected = errors.New("the server name is not the CONNECT target")
-	errNoName      = errors.New("no name to sign a certificate for")
-)
+var errNoName = errors.New("no name to sign a certificate for")
+
+// wrongName says why nothing on a connection is judged, "" where its names agree.
+func (d *doorway) wrongName() string {
+	if d.misnamed == "" {
+		return ""
+	}
+	return "The TLS server name " + printable(d.misnamed) + " is not the CONNECT target " + printable(withoutUser(d.authority)) + "."
+}
 
 // interceptTLS is the one TLS configuration of all intercepted connections;
 // what differs between them is asked of the connection itself.
@@ -200,10 +205,9 @@ func (s *Server) interceptTLS() *tls.Config {
 				return nil, nil
 			}
 			if host, _, err := mapping.Authority("https", hello.ServerName); err != nil || host != p.door.host {
-				p.misnamed = hello.ServerName
-				// crypto/tls would say internal_error; RFC 6066 section 3 says this.
-				_, _ = p.Write(unrecognizedName)
-				return nil, errMisdirected
+				// The handshake goes on as the CONNECT target, so that a client which
+				// does not look at the certificate is told why: each request gets 421.
+				p.door.misnamed = hello.ServerName
 			}
 			return nil, nil
 		},
@@ -236,7 +240,9 @@ func (s *Server) intercept(ctx context.Context, client *peekedConn) bool {
 		s.handshakeFailed(ctx, client, err)
 		return false
 	}
-	s.distrust.forget(d.remote, d.host, d.port)
+	if d.misnamed == "" {
+		s.distrust.forget(d.remote, d.host, d.port)
+	}
 	if conn.ConnectionState().NegotiatedProtocol == "h2" {
 		s.inside.give(conn)
 	} else {
@@ -247,10 +253,9 @@ func (s *Server) intercept(ctx context.Context, client *peekedConn) bool {
 
 func (s *Server) handshakeFailed(ctx context.Context, client *peekedConn, err error) {
 	d := client.door
-	if client.misnamed != "" {
-		req := s.headless(d, "CONNECT "+withoutUser(d.authority)+" HTTP/1.1", head{host: client.misnamed})
-		r := s.gate.Reject(context.WithoutCancel(ctx), req, http.StatusMisdirectedRequest, ReasonMisdirected,
-			"The TLS server name "+printable(client.misnamed)+" is not the CONNECT target "+printable(withoutUser(d.authority))+".")
+	if why := d.wrongName(); why != "" {
+		req := s.headless(d, "CONNECT "+withoutUser(d.authority)+" HTTP/1.1", head{host: d.misnamed})
+		r := s.gate.Reject(context.WithoutCancel(ctx), req, http.StatusMisdirectedRequest, ReasonMisdirected, why)
 		if r != nil {
 			s.logRefusal(req, r, time.Now())
 		}
