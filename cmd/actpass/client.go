@@ -131,9 +131,9 @@ func (t *table) end() error { return t.w.Flush() }
 // longestPage is what one call to the API lists at most.
 const longestPage = 1000
 
-func checkLimit(n int) error {
-	if n < 1 || n > longestPage {
-		return usage("--limit must be from 1 to %d", longestPage)
+func checkLimit(n, most int) error {
+	if n < 1 || n > most {
+		return usage("--limit must be from 1 to %d", most)
 	}
 	return nil
 }

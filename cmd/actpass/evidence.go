@@ -69,7 +69,7 @@ func newEvidenceTailCmd() *cobra.Command {
   actpass evidence tail --since 1h --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			err := checkLimit(q.Limit)
+			err := checkLimit(q.Limit, longestPage)
 			if err != nil {
 				return err
 			}
@@ -99,7 +99,7 @@ func newEvidenceTailCmd() *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new events until Ctrl-C")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a line")
-	cmd.Flags().IntVar(&q.Limit, "limit", 20, "how many to begin with, 1 to 200")
+	cmd.Flags().IntVar(&q.Limit, "limit", 20, "how many to begin with, 1 to 1000")
 	cmd.Flags().StringVar(&since, "since", "", "nothing older than this: a duration (1h) or a time (2026-01-31T09:00:00Z)")
 	cmd.Flags().StringVar(&q.Tool, "tool", "", "only this tool; globs work")
 	cmd.Flags().StringVar(&q.Agent, "agent", "", "only this agent")

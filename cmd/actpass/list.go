@@ -31,7 +31,7 @@ func (l listing[T]) command() *cobra.Command {
 		Use: l.use, Short: l.short, Long: l.long, Example: l.example, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if l.pages {
-				if err := checkLimit(limit); err != nil {
+				if err := checkLimit(limit, longestPage); err != nil {
 					return err
 				}
 			}
@@ -64,7 +64,7 @@ func (l listing[T]) command() *cobra.Command {
 		},
 	}
 	if l.pages {
-		cmd.Flags().IntVar(&limit, "limit", api.DefaultLimit, "how many, 1 to 200")
+		cmd.Flags().IntVar(&limit, "limit", api.DefaultLimit, "how many, 1 to 1000")
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	addAPIFlag(cmd)

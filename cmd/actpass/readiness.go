@@ -37,7 +37,7 @@ Exit code 0 when all that was asked for is ready or in force; else 1.`,
   actpass readiness --tool 'stripe.*' --agent support_agent --since 14d --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkLimit(q.Limit); err != nil {
+			if err := checkLimit(q.Limit, longestPage); err != nil {
 				return err
 			}
 			switch {

@@ -119,5 +119,5 @@ func (q *review) checkJSON(asJSON bool, answers []string, limit int) error {
 	case !asJSON && len(answers) > 0:
 		return usage("--answer belongs to --json")
 	}
-	return checkLimit(limit)
+	return checkLimit(limit, api.MaxLimit)
 }

@@ -52,7 +52,7 @@ or is unknown.`,
   actpass simulate --policy policies/refund_policy.yaml --exit-code --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkLimit(q.limit); err != nil {
+			if err := checkLimit(q.limit, api.MaxLimit); err != nil {
 				return err
 			}
 			if q.mode != "" && !gate.ValidMode(q.mode) {
