@@ -39,8 +39,8 @@ func TestManyOpenHolds(t *testing.T) {
 		must(t, err)
 	}
 	for _, kind := range []holdKind{
-		{"HTTP/1.1", (*manyHolds).plain, 1, 46},
-		{"HTTP/1.1 in TLS", (*manyHolds).inTLS, 1, 61},
+		{"HTTP/1.1", (*manyHolds).plain, 1, 26},
+		{"HTTP/1.1 in TLS", (*manyHolds).inTLS, 1, 37},
 		{"HTTP/2 in TLS, 200 streams a connection", (*manyHolds).streams, 200, 33},
 	} {
 		t.Run(kind.name, func(t *testing.T) {

@@ -87,8 +87,13 @@ func (p *Permit) Answered(a Answer, whole bool) {
 	if k.Whole {
 		k.Body, k.Header, k.Trailer = a.Body, only(a.Header, essential), only(a.Trailer, essentialTrailers)
 	}
-	err := p.gate.keep(p.tenant, p.approval+statusOnly, kept{Status: a.Status, RPCID: p.rpcID}, keepStatusFor)
-	if err = errors.Join(err, p.gate.keep(p.tenant, p.approval, k, keepFor)); err != nil {
+	// Both at once, so that they share a transaction.
+	status := make(chan error, 1)
+	go func() {
+		status <- p.gate.keep(p.tenant, p.approval+statusOnly, kept{Status: a.Status, RPCID: p.rpcID}, keepStatusFor)
+	}()
+	err := p.gate.keep(p.tenant, p.approval, k, keepFor)
+	if err = errors.Join(err, <-status); err != nil {
 		p.gate.Fault("store", fmt.Errorf("keep the answer of approval %s: %w", p.approval, err))
 	}
 }

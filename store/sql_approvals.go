@@ -87,7 +87,7 @@ func scanApproval(row scanner) (gate.Approval, error) {
 	a.DecidedAt, a.UseBefore, a.ClosedAt = fromMicros(decided), fromMicros(useBefore), fromMicros(closed)
 	var q question
 	var vs []storedVote
-	if err := errors.Join(json.Unmarshal(approvers, &a.Approvers), json.Unmarshal(votes, &vs), json.Unmarshal(rest, &q)); err != nil {
+	if err := errors.Join(decodeList(approvers, &a.Approvers), decodeList(votes, &vs), json.Unmarshal(rest, &q)); err != nil {
 		return gate.Approval{}, fmt.Errorf("approval %s as stored: %w", a.ID, err)
 	}
 	for _, v := range vs {
@@ -103,6 +103,15 @@ func scanApproval(row scanner) (gate.Approval, error) {
 		}
 	}
 	return a, nil
+}
+
+// decodeList is json.Unmarshal, but that most lists are empty.
+func decodeList[T any](raw []byte, list *[]T) error {
+	if string(raw) == "[]" {
+		*list = []T{}
+		return nil
+	}
+	return json.Unmarshal(raw, list)
 }
 
 // approval reads the one row of query.
