@@ -283,10 +283,10 @@ func TestStoreFault(t *testing.T) {
 				}
 			} else {
 				u.quiet(t, "calls whose limits and approvals cannot be kept", func() {
-					if a := allowed(); a.status != 503 || a.header.Get("ActPass-Reason") != "limit.unavailable" {
+					if a := allowed(); a.status != 503 || a.header.Get("ActPass-Reason") != "store.unavailable" {
 						t.Errorf("%d %v %s", a.status, a.header, a.body)
 					}
-					if a := held(); a.status != 503 || a.header.Get("ActPass-Reason") != "approval.unavailable" {
+					if a := held(); a.status != 503 || a.header.Get("ActPass-Reason") != "store.unavailable" {
 						t.Errorf("%d %v %s", a.status, a.header, a.body)
 					}
 				})

@@ -119,7 +119,7 @@ func TestFleetWithoutDatabase(t *testing.T) {
 	phase.Store(1)
 	must(t, pg.Stop())
 	time.Sleep(away / 2)
-	if a, err := refund(list[0], "ch_asks", 500); err != nil || a.status != 503 || a.header.Get("ActPass-Reason") != "approval.unavailable" {
+	if a, err := refund(list[0], "ch_asks", 500); err != nil || a.status != 503 || a.header.Get("ActPass-Reason") != "store.unavailable" {
 		t.Errorf("needs a human without the database: %d %s, %v", a.status, a.header.Get("ActPass-Reason"), err)
 	}
 	time.Sleep(away / 2)
@@ -152,7 +152,7 @@ func TestFleetWithoutDatabase(t *testing.T) {
 		}
 		counted := fmt.Sprintf("%d counted 200 t.counted", p)
 		if p == 1 {
-			counted = "1 counted 503 limit.unavailable"
+			counted = "1 counted 503 store.unavailable"
 		}
 		for _, k := range []string{fmt.Sprintf("%d free 200 t.free", p), fmt.Sprintf("%d denied 403 t.never", p), counted, fmt.Sprintf("%d monitor 200 t.asks", p)} {
 			if got.m[k] == 0 {

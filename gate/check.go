@@ -354,8 +354,11 @@ func warningText(v *verdict, d *evidence.Decision) string {
 func (g *Gate) block(ctx context.Context, c *call) *Refusal {
 	d := c.rules.render(&c.verdict, c.mode, c.id)
 	status, state := 403, evidence.StateBlocked
-	if c.verdict.refuse != nil {
+	switch {
+	case c.verdict.refuse != nil:
 		status, state = c.verdict.refuse.status, evidence.StateRefused
+	case d.ReasonCode == ReasonStore: // a passport could not be checked
+		status, state = 503, evidence.StateRefused
 	}
 	c.event.Decision = d
 	c.event.Outcome = &evidence.Outcome{State: state, Status: status, DurationMS: g.since(c.started)}

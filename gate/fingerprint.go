@@ -22,6 +22,8 @@ var volatile = map[string]bool{
 	"X-Stainless-Timeout": true, "X-Amz-Date": true, "Amz-Sdk-Request": true, "Amz-Sdk-Invocation-Id": true,
 	"X-B3-Traceid": true, "X-B3-Spanid": true, "X-B3-Parentspanid": true, "X-B3-Sampled": true, "B3": true,
 	"X-Datadog-Trace-Id": true, "X-Datadog-Parent-Id": true, "X-Datadog-Sampling-Priority": true, "Newrelic": true,
+	"X-Cloud-Trace-Context": true, "Uber-Trace-Id": true, "X-Trace-Id": true, "X-Span-Id": true,
+	"X-Retry-Count": true, "X-Retry-Attempt": true,
 	"Grpc-Timeout": true, "Grpc-Previous-Rpc-Attempts": true, "Grpc-Trace-Bin": true,
 }
 

@@ -261,6 +261,14 @@ func reasonOf(a Approval) string {
 	return ""
 }
 
+// noPassportNow is how an approved call is refused whose passport has become useless.
+func noPassportNow(e *passport.Error) (status int, detail string) {
+	if e.Code == ReasonStore {
+		return 503, e.Detail
+	}
+	return 403, "the passport is not valid any more: " + e.Detail
+}
+
 // refuseApproval refuses for what became of an approval. held says that the
 // event of this call stands already and only its outcome is missing.
 func (g *Gate) refuseApproval(ctx context.Context, c *call, a Approval, status int, code, what string, held bool) *Refusal {
@@ -332,7 +340,8 @@ func (g *Gate) useApproval(ctx context.Context, c *call, a Approval) (*Permit, *
 		// Its key may have been dropped meanwhile. Use and revocation are claim's.
 		var e *passport.Error
 		if _, err := g.verify(c.token, ""); errors.As(err, &e) {
-			return nil, g.refuseApproval(ctx, c, a, 403, e.Code, "the passport is not valid any more: "+e.Detail, true)
+			status, detail := noPassportNow(e)
+			return nil, g.refuseApproval(ctx, c, a, status, e.Code, detail, true)
 		}
 	}
 	if ref := g.reserveApproved(ctx, c, a, again.policy); ref != nil {
@@ -350,7 +359,7 @@ func (g *Gate) useApproval(ctx context.Context, c *call, a Approval) (*Permit, *
 		}
 		return nil, g.refuseApproval(ctx, c, a, 403, ReasonExpired, "the approval was not used in time", true)
 	case err != nil:
-		return nil, g.refuseApproval(ctx, c, a, 503, ReasonApprovals, "the approval could not be used, because the store did not answer", true)
+		return nil, g.refuseApproval(ctx, c, a, 503, ReasonStore, "the approval could not be used, because the store did not answer", true)
 	}
 	c.consumed = true
 	g.flying.start(a.ID)
@@ -362,8 +371,9 @@ func (g *Gate) useApproval(ctx context.Context, c *call, a Approval) (*Permit, *
 		if errors.As(err, &e) {
 			g.flying.land(a.ID)
 			g.unreserve(c)
-			g.keepOutcome(a.TenantID, a.ID, evidence.Outcome{State: evidence.StateBlocked, Status: 403, Error: clipTo(e.Code+": "+e.Detail, 512)}, false)
-			return nil, g.refuseApproval(ctx, c, used, 403, e.Code, "the passport is not valid any more: "+e.Detail, true)
+			status, detail := noPassportNow(e)
+			g.keepOutcome(a.TenantID, a.ID, evidence.Outcome{State: evidence.StateBlocked, Status: status, Error: clipTo(e.Code+": "+e.Detail, 512)}, false)
+			return nil, g.refuseApproval(ctx, c, used, status, e.Code, detail, true)
 		}
 	}
 	return &Permit{
@@ -375,6 +385,6 @@ func (g *Gate) useApproval(ctx context.Context, c *call, a Approval) (*Permit, *
 func (g *Gate) storeDown(ctx context.Context, c *call, err error) *Refusal {
 	g.Fault("store", fmt.Errorf("open an approval: %w", err))
 	c.fault("the store did not answer, so no approval could be asked for")
-	c.verdict.refuse = &closed{503, ReasonApprovals, "this call needs a human, and no approval could be asked for, because the store did not answer"}
+	c.verdict.refuse = &closed{503, ReasonStore, "this call needs a human, and no approval could be asked for, because the store did not answer"}
 	return g.block(ctx, c)
 }

@@ -189,7 +189,7 @@ func (g *Gate) unused(ctx context.Context, c *call, jti string) error {
 	switch {
 	case err != nil:
 		g.Fault("store", fmt.Errorf("look up passport %s: %w", jti, err))
-		return &passport.Error{Code: ReasonPassportStore, Detail: "it could not be checked for use and revocation, because the store did not answer"}
+		return &passport.Error{Code: ReasonStore, Detail: "the passport could not be checked for use and revocation, because the store did not answer"}
 	case revoked:
 		return &passport.Error{Code: passport.ReasonRevoked, Detail: "it was revoked"}
 	case usedBy != "":
@@ -267,7 +267,7 @@ func (g *Gate) approvedBy(ctx context.Context, c *call, v *verdict) {
 		err = &passport.Error{Code: passport.ReasonRequest, Detail: "the approval that it was made for is not known here"}
 	case err != nil:
 		g.Fault("store", fmt.Errorf("look up approval %s: %w", id, err))
-		err = &passport.Error{Code: ReasonPassportStore, Detail: "its approval could not be looked up, because the store did not answer"}
+		err = &passport.Error{Code: ReasonStore, Detail: "the passport's approval could not be looked up, because the store did not answer"}
 	case a.State != ApprovalApproved:
 		err = &passport.Error{Code: passport.ReasonReplayed, Detail: "the approval that it was made for is " + a.State}
 	case c.Door == DoorAPI && !g.sameAction(c, &a):
@@ -324,7 +324,7 @@ func (g *Gate) claim(ctx context.Context, c *call) error {
 				return &passport.Error{Code: ReasonConsumed, Detail: "the approval " + c.approval + " was used already, or is past its time"}
 			}
 			g.Fault("store", fmt.Errorf("use approval %s: %w", c.approval, err))
-			return &passport.Error{Code: ReasonApprovals, Detail: "the approval could not be used, because the store did not answer"}
+			return &passport.Error{Code: ReasonStore, Detail: "the approval could not be used, because the store did not answer"}
 		}
 		c.consumed = true
 		g.flying.start(c.approval)
@@ -355,7 +355,7 @@ func (g *Gate) claim(ctx context.Context, c *call) error {
 		return &passport.Error{Code: passport.ReasonReplayed, Detail: "it was used already"}
 	}
 	g.Fault("store", fmt.Errorf("claim passport %s: %w", c.claims.ID, err))
-	return &passport.Error{Code: ReasonPassportStore, Detail: "its use could not be stored, because the store did not answer"}
+	return &passport.Error{Code: ReasonStore, Detail: "the passport's use could not be stored, because the store did not answer"}
 }
 
 // unclaim gives back the use of a passport whose call was never sent.

@@ -29,11 +29,9 @@ const (
 	ReasonArgInvalid      = "mapping.argument_invalid"
 	ReasonPassport        = "passport.required"
 	ReasonPassportInvalid = "passport.invalid"
-	ReasonPassportStore   = "passport.unavailable"
 	ReasonPassportBatch   = "passport.batch"
 	ReasonEvidence        = "evidence.unavailable"
-	ReasonStore           = "limit.unavailable"
-	ReasonApprovals       = "approval.unavailable"
+	ReasonStore           = "store.unavailable"
 	ReasonDenied          = "approval.denied"
 	ReasonExpired         = "approval.expired"
 	ReasonCancelled       = "approval.cancelled"
@@ -251,7 +249,7 @@ func (v *verdict) passportFault() (code, summary string) {
 	if !errors.As(v.passportErr, &e) {
 		return ReasonPassportInvalid, "The passport that was presented is not valid here."
 	}
-	if strings.HasPrefix(e.Code, "approval.") {
+	if strings.HasPrefix(e.Code, "approval.") || e.Code == ReasonStore {
 		return e.Code, sentence(e.Detail)
 	}
 	return e.Code, sentence("the passport is not valid for this call: " + e.Detail)
@@ -278,9 +276,7 @@ func sentence(s string) string {
 
 func closedSteps(code string) []string {
 	switch code {
-	case ReasonEvidence, ReasonStore, ReasonApprovals:
-		return []string{"Nothing was sent. Try again later; if it persists, tell the operator of the sidecar."}
-	case ReasonIdentity, ReasonInternal, ReasonFault:
+	case ReasonEvidence, ReasonStore, ReasonIdentity, ReasonInternal, ReasonFault:
 		return []string{"Nothing was sent. Try again later; if it persists, tell the operator of the sidecar."}
 	case ReasonUnauthenticated:
 		return []string{"Do not retry this call unchanged: ask the operator for a key of this agent."}

@@ -61,7 +61,7 @@ const (
 )
 
 // reserved are the prefixes of this product's own reason codes.
-var reserved = []string{"policy.", "mapping.", "passport.", "approval.", "evidence.", "request.", "limit."}
+var reserved = []string{"policy.", "mapping.", "passport.", "approval.", "evidence.", "request.", "limit.", "store.unavailable"}
 
 var (
 	nameForm   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$`)

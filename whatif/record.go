@@ -262,7 +262,7 @@ func (a *action) neverWasACall() bool {
 // leave, whatever policy says; "" for none.
 func (a *action) refused() string {
 	switch a.reason {
-	case gate.ReasonStore, gate.ReasonEvidence, gate.ReasonApprovals, gate.ReasonTooMany, gate.ReasonTooManyOfAgent:
+	case gate.ReasonStore, gate.ReasonEvidence, gate.ReasonTooMany, gate.ReasonTooManyOfAgent:
 		return a.reason // what failed then would have failed
 	}
 	switch {

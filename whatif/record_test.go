@@ -74,8 +74,8 @@ func TestOneAction(t *testing.T) {
 		{"ambiguous, let go", 0, "monitor", deny("request.ambiguous", gate.FlagAmbiguous), "allow refund.small none small"},
 		{"ambiguous keeps its own code", 1, "strict", deny("request.too_large", gate.FlagAmbiguous), same},
 		{"never was a call", 1, "monitor", deny("request.malformed"), same},
-		{"a store that failed", 1, "enforce", deny("limit.unavailable", gate.FlagFault), same},
-		{"a store that failed, monitored", 0, "enforce", func(e *evidence.Event) { e.Flags = []string{gate.FlagFault} }, "deny limit.unavailable block "},
+		{"a store that failed", 1, "enforce", deny("store.unavailable", gate.FlagFault), same},
+		{"a store that failed, monitored", 0, "enforce", func(e *evidence.Event) { e.Flags = []string{gate.FlagFault} }, "deny store.unavailable block "},
 		{"no mapping rule", 1, "", deny("mapping.unmapped"), same},
 		{"an argument that is broken", 1, "", func(e *evidence.Event) {
 			deny("policy.error")(e)
