@@ -15,7 +15,8 @@ const (
 )
 
 // Initialisation runs on the program's first thread, from which the runtime has
-// started its monitor already.
+// started its monitor already. Should it have started another thread as well, which
+// is rare, that one's sleeps may last a millisecond longer.
 func init() {
 	if os.Getenv(marker) != "" {
 		// The monitor has what it needs; threads that this one starts sleep as usual.

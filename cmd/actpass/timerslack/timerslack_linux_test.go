@@ -10,6 +10,14 @@ import (
 	"testing"
 )
 
+// The child asks on its first thread, where the package set the slack: the runtime
+// may have started another one before, which on a busy machine goes on with main.
+func init() {
+	if os.Getenv("TIMERSLACK_CHILD") != "" {
+		runtime.LockOSThread()
+	}
+}
+
 // TestMain is also the program that is executed again: this very binary with
 // "serve" among its arguments, which says what it finds.
 func TestMain(m *testing.M) {
