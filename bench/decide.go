@@ -98,7 +98,7 @@ func (d *decider) decide(now time.Time) policy.Decision {
 		return policy.Decision{}
 	}
 	return d.policies.Decide(&policy.Input{
-		Tool: c.Tool, Resource: c.Resource, Risk: c.Risk, Args: c.Args, Path: c.Path, Query: c.Query, Header: c.Header,
+		Tool: c.Tool, Resource: c.Resource, Risk: c.Risk, Args: c.Args, Path: c.Path, Query: c.Query, HeaderOf: c.Header,
 		AgentID: "support_agent", UserID: "user_456", Goal: "resolve_refund_request", Now: now,
 	})
 }
