@@ -22,24 +22,28 @@ type Gaps struct {
 // order of the files, each once: "args.amount", "header.x-team".
 func (s *Set) Reads(tool string) []string {
 	var out []string
-	add := func(reads []read) {
+	s.eachReads(tool, func(reads []read) {
 		for i := range reads {
 			if name := reads[i].String(); !slices.Contains(out, name) {
 				out = append(out, name)
 			}
 		}
-	}
+	})
+	return out
+}
+
+// eachReads gives what each condition and each limit covering a tool reads.
+func (s *Set) eachReads(tool string, f func([]read)) {
 	for _, i := range s.under(tool) {
 		for _, r := range s.policies[i].rules {
 			if r.when != nil {
-				add(r.when.reads)
+				f(r.when.reads)
 			}
 		}
 		for _, l := range s.policies[i].limits {
-			add(l.reads())
+			f(l.reads())
 		}
 	}
-	return out
 }
 
 // reads are the fields that sum and key of a limit name.

@@ -7,7 +7,7 @@ import "slices"
 // condition looks into as a list ("a" in header["X-Team"]) is not among them.
 func (s *Set) ReadsOnce(tool string) []string {
 	var out []string
-	add := func(reads []read) {
+	s.eachReads(tool, func(reads []read) {
 		for i := range reads {
 			r := &reads[i]
 			if r.root != "header" && r.root != "query" || len(r.path) != 1 || slices.ContainsFunc(reads, r.above) {
@@ -17,17 +17,7 @@ func (s *Set) ReadsOnce(tool string) []string {
 				out = append(out, name)
 			}
 		}
-	}
-	for _, i := range s.under(tool) {
-		for _, r := range s.policies[i].rules {
-			if r.when != nil {
-				add(r.when.reads)
-			}
-		}
-		for _, l := range s.policies[i].limits {
-			add(l.reads())
-		}
-	}
+	})
 	return out
 }
 
