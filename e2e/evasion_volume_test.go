@@ -176,7 +176,9 @@ func TestRapidReset(t *testing.T) {
 		t.Errorf("the good call after it: %s %v", r, err)
 	}
 	after, _ := sc.memory(t)
-	if after-before > 64<<10 {
+	// 64 MiB over the 44 that a sidecar took at rest before it gave pages back that
+	// only starting needs, which any load takes again.
+	if after > 108<<10 {
 		t.Errorf("%d KiB, and it was %d", after, before)
 	}
 	deadline := time.Now().Add(patience)

@@ -70,7 +70,14 @@ func (g *Gate) Begin(ctx context.Context, r *Request) (held *Waiting, permit *Pe
 	return g.check(ctx, r)
 }
 
-func (g *Gate) panicked(ctx context.Context, r *Request, p any) *Refusal {
+// panicked is the refusal of a call whose judgement panicked; nil, which is one too,
+// where recording it panics as well.
+func (g *Gate) panicked(ctx context.Context, r *Request, p any) (refusal *Refusal) {
+	defer func() {
+		if again := recover(); again != nil {
+			g.log.Error("panic while recording a panic", zap.Any("panic", again))
+		}
+	}()
 	g.observer.Fault("panic")
 	g.log.Error("panic while judging a call", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
 	return g.Reject(ctx, r, 500, ReasonInternal, "the call could not be judged: an internal fault, which was logged")

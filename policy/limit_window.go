@@ -97,6 +97,11 @@ func (l *Limit) bounds(t time.Time) (since, until time.Time) {
 	default:
 		since, until = midnight(year, month, 1, l.Zone), midnight(year, month+1, 1, l.Zone)
 	}
+	if !t.Before(until) {
+		// Clocks were set back over midnight: the new day has begun, and its first
+		// minutes were followed by the last hour of the old one once more.
+		return l.bounds(until.In(l.Zone))
+	}
 	return since, until
 }
 

@@ -91,6 +91,21 @@ func TestBoundsTile(t *testing.T) {
 	})
 }
 
+// TestMidnightTwice: in Newfoundland clocks went back at 00:01, so that the last hour
+// of a day came after the first minute of the next.
+func TestMidnightTwice(t *testing.T) {
+	loc, err := time.LoadLocation("America/St_Johns")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &Limit{Calendar: CalendarDay, Zone: loc}
+	at := time.Date(1987, 10, 25, 2, 31, 0, 0, time.UTC) // 1987-10-24 23:01:00 -0330
+	since, until := l.Bounds(at)
+	if since.Format(time.RFC3339) != "1987-10-25T00:00:00-02:30" || until.Format(time.RFC3339) != "1987-10-26T00:00:00-03:30" {
+		t.Errorf("%s lies from %s to %s", at.In(loc), since, until)
+	}
+}
+
 func TestWindowFaults(t *testing.T) {
 	const base = "      - { name: ok, decision: allow }\n    limits:\n      - { name: l, key: [agent_id], max: 10, decision: deny, reason_code: x.l, "
 	for _, tt := range []struct{ window, fault string }{

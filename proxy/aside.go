@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
@@ -56,13 +59,21 @@ func (x *exchange) setAside(call *gate.Waiting) bool {
 	if x.conn.lint == nil || x.body != nil && !x.body.whole {
 		return false
 	}
-	conn, rw, err := http.NewResponseController(x.w).Hijack()
-	if err != nil {
+	lint := x.conn.lint
+	// Before net/http forgets it, so that a stop finds it in one place or the other; a
+	// call that comes to be held while we stop waits in net/http.
+	if !x.s.aside.add(lint) || x.s.stopping.Err() != nil {
+		x.s.aside.remove(lint)
 		return false
 	}
-	lint := x.conn.lint
+	_, rw, err := http.NewResponseController(x.w).Hijack()
+	if err != nil {
+		x.s.aside.remove(lint)
+		return false
+	}
+	// What is still to be handed out of an earlier call's wait stands behind it.
 	sent, _ := rw.Reader.Peek(rw.Reader.Buffered())
-	lint.again = append([]byte(nil), sent...)
+	lint.again = append(append([]byte(nil), sent...), lint.again...)
 	a := &aside{x: x.alone(), conn: lint, call: call, woken: make(chan struct{}, 1)}
 	x.req = nil // the line of the log comes with the answer
 	ctx := context.Background()
@@ -70,7 +81,6 @@ func (x *exchange) setAside(call *gate.Waiting) bool {
 		ctx = left
 	}
 	a.blind = lint.begun()
-	_ = a.x.s.aside.add(conn) // after Shutdown it is closed, which wait notices
 	go a.wait(ctx)
 	return true
 }
@@ -91,6 +101,18 @@ func (x *exchange) alone() *exchange {
 
 // wait owns the connection until it is given back.
 func (a *aside) wait(ctx context.Context) {
+	defer func() {
+		if p := recover(); p != nil { // a panic costs one call
+			s := a.x.s
+			s.log.Error("panic while a call waited", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			s.gate.Fault("panic", fmt.Errorf("wait for a decision: panic: %v", p))
+			if a.permit != nil {
+				a.permit.Done(gate.Outcome{State: evidence.StateRefused, Error: "the sidecar failed before it sent the call"})
+			}
+			_ = a.conn.Close()
+			s.aside.remove(a.conn)
+		}
+	}()
 	a.call.Start(a.wake)
 	for {
 		// In this order: who is woken after the first line does not fall asleep.

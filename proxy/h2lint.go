@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -23,6 +24,7 @@ import (
 type h2Lint struct {
 	*tls.Conn
 	refused func(f *h2Fields, status int, detail string)
+	failed  func(error)
 	maxList int // of a header list, as net/http counts it
 
 	frame  [9]byte
@@ -73,9 +75,22 @@ type h2Fields struct {
 func (l *h2Lint) Read(p []byte) (int, error) {
 	n, err := l.Conn.Read(p)
 	if !l.off {
-		l.follow(p[:n])
+		l.watch(p[:n])
 	}
 	return n, err
+}
+
+// watch follows. A fault of ours costs the connection, not the process: net/http
+// reads in a goroutine that does not recover.
+func (l *h2Lint) watch(b []byte) {
+	defer func() {
+		if p := recover(); p != nil {
+			l.off, l.block, l.dec = true, nil, nil
+			_ = l.Conn.Close()
+			l.failed(fmt.Errorf("read along with HTTP/2: panic: %v", p))
+		}
+	}()
+	l.follow(b)
 }
 
 // follow takes bytes behind the connection preface.
@@ -92,7 +107,7 @@ func (l *h2Lint) follow(b []byte) {
 		n := min(l.left, len(b))
 		l.payload(b[:n])
 		b, l.left = b[n:], l.left-n
-		if l.left == 0 {
+		if l.left == 0 && !l.off {
 			l.end()
 		}
 	}
@@ -316,7 +331,7 @@ func (s *Server) lintH2(srv *http.Server) error {
 			return
 		}
 		d := p.door
-		l := &h2Lint{Conn: c, maxList: 2*s.opt.MaxHeaderBytes + 10*32, refused: func(f *h2Fields, status int, detail string) { s.refusedH2(d, f, status, detail) }}
+		l := &h2Lint{Conn: c, maxList: 2*s.opt.MaxHeaderBytes + 10*32, refused: func(f *h2Fields, status int, detail string) { s.refusedH2(d, f, status, detail) }, failed: func(err error) { s.gate.Fault("panic", err) }}
 		l.dec = hpack.NewDecoder(4096, l.field)
 		serve(hs, tls.Client(clearTLS{l}, nil), h)
 	}
