@@ -27,7 +27,7 @@ func TestALongRecord(t *testing.T) {
 		n = 1_000_000
 	}
 	sc := &sidecar{t: t, dir: t.TempDir()}
-	sc.config = settings{mode: "monitor"}.write(t, sc.dir)
+	sc.config = settings{mode: "monitor", holds: 10_000}.write(t, sc.dir) // with it a key may ask without bound
 	begins := time.Now().Add(-8 * 24 * time.Hour)
 	weekOfTraffic(t, filepath.Join(sc.dir, "data"), []byte(fenced(t, "../docs/review.md", "yaml", 0)), begins, n, 1)
 	sc.run()
