@@ -155,12 +155,7 @@ func (r *Rules) ExplainAction(p Preflight, now time.Time, usage Usage) (Explanat
 
 // action is what a preflight names, typed as its tool declares.
 func (r *Rules) action(p *Preflight) mapping.Call {
-	one := mapping.Call{Tool: p.Tool, Resource: r.Mapping.FoldResource(p.Tool, p.Resource), Risk: mapping.RiskHigh}
-	if info, known := r.Mapping.Tool(p.Tool); known {
-		one.Risk = info.Risk
-	}
-	one.Args, one.Secret, one.Problems = r.Mapping.TypeArgs(p.Tool, p.Args)
-	return one
+	return r.Mapping.Action(p.Tool, p.Resource, p.Args)
 }
 
 // suppose is the verdict on a call that shows no passport.

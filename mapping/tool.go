@@ -33,6 +33,18 @@ func copyJSON(v any, depth int) any {
 	return v
 }
 
+// Action is a call that its caller names itself (the preflight door, a fixture): with
+// resource, risk and arguments as traffic of that tool gets them. Of a tool that no
+// rule knows the risk is high.
+func (s *Set) Action(tool, resource string, args map[string]any) Call {
+	c := Call{Tool: tool, Resource: s.FoldResource(tool, resource), Risk: RiskHigh}
+	if info, known := s.Tool(tool); known {
+		c.Risk = info.Risk
+	}
+	c.Args, c.Secret, c.Problems = s.TypeArgs(tool, args)
+	return c
+}
+
 // TypeArgs types arguments that came as JSON (the preflight door) the way the
 // tool's rule types those of traffic: "4900" becomes int64 4900 for an integer.
 // args is not modified. Tools that no rule knows keep their values: JSON

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -20,7 +21,8 @@ import (
 
 // A header block that is found too large in the very piece that ends its frame.
 func TestH2BlockTooLargeAtItsEnd(t *testing.T) {
-	w := newWorld(t)
+	boom := &panicky{}
+	w := newWorld(t, func(w *world, o *Options) { boom.Gate, o.Gate = w.gate, boom })
 	conn := w.inside("api.test:443", "api.test", "h2")
 	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 	var out bytes.Buffer
@@ -38,20 +40,30 @@ func TestH2BlockTooLargeAtItsEnd(t *testing.T) {
 	if got := w.do(w.client("h2"), "GET", "https://api.test/x", ""); got.status != 200 {
 		t.Errorf("%+v", got)
 	}
+	if n := boom.faults.Load(); n != 0 {
+		t.Errorf("%d faults", n)
+	}
+}
+
+// headAhead has sent the head of a refund and nothing else: what is sent next, its
+// body first, comes into an empty buffer.
+func headAhead(t *testing.T) (w *world, conn net.Conn, r *bufio.Reader, prefix, body string) {
+	t.Helper()
+	w = newWorld(t, withHold(10*time.Second))
+	conn, prefix = ways["plain"](w)
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	refund := refundOf(prefix, "9001")
+	cut := strings.Index(refund, "\r\n\r\n") + 4
+	w.send(conn, refund[:cut])
+	time.Sleep(100 * time.Millisecond)
+	return w, conn, bufio.NewReader(conn), prefix, refund[cut:]
 }
 
 // More pipelined behind a held call than net/http's buffer takes beside the made-up
 // head, and held again.
 func TestAsideTwiceWithMuchBehind(t *testing.T) {
-	w := newWorld(t, withHold(10*time.Second))
-	conn, prefix := ways["plain"](w)
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-	r := bufio.NewReader(conn)
-	first := refundOf(prefix, "9001")
-	cut := strings.Index(first, "\r\n\r\n") + 4
-	w.send(conn, first[:cut])
-	time.Sleep(100 * time.Millisecond)
-	rest := first[cut:] + refundOf(prefix, "9002")
+	w, conn, r, prefix, body := headAhead(t)
+	rest := body + refundOf(prefix, "9002")
 	var paths []string
 	for i := 0; len(rest) < 4300; i++ {
 		paths = append(paths, fmt.Sprintf("/get/%03d", i))
@@ -191,19 +203,12 @@ func TestStopWhileHeld(t *testing.T) {
 // The body of a third call, longer than net/http's buffer and there already while two
 // before it were held, arrives as it was sent.
 func TestAsideTwiceKeepsEveryByte(t *testing.T) {
-	w := newWorld(t, withHold(10*time.Second))
-	conn, prefix := ways["plain"](w)
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-	r := bufio.NewReader(conn)
-	first := refundOf(prefix, "9001")
-	cut := strings.Index(first, "\r\n\r\n") + 4
-	w.send(conn, first[:cut])
-	time.Sleep(100 * time.Millisecond)
+	w, conn, r, prefix, body := headAhead(t)
 	path := "/p"
 	for i := 0; len(path) < 4300; i++ {
 		path += fmt.Sprintf("/%05d", i)
 	}
-	w.send(conn, first[cut:]+refundOf(prefix, "9002")+fmt.Sprintf("POST %s/x HTTP/1.1\r\nHost: api.test\r\nContent-Length: %d\r\n\r\n%s", prefix, len(path), path)+getOf(prefix, "/next"))
+	w.send(conn, body+refundOf(prefix, "9002")+fmt.Sprintf("POST %s/x HTTP/1.1\r\nHost: api.test\r\nContent-Length: %d\r\n\r\n%s", prefix, len(path), path)+getOf(prefix, "/next"))
 	w.decide(gate.Approve)
 	_ = readReply(t, r)
 	w.decide(gate.Approve)

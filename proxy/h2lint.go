@@ -18,9 +18,9 @@ import (
 
 // h2Lint reads an HTTP/2 connection along with net/http, which resets a stream
 // whose header list is no request, or answers it with a 400 of its own, and tells
-// nobody. It changes no byte and holds nothing up: it follows frames and header
-// compression, and reports what net/http will refuse, so that there is an event for
-// it. What net/http takes comes to the handler, and is none of its business.
+// nobody. It changes no byte: it follows frames and header compression, and reports what
+// net/http will refuse, so that there is an event for it; such a connection waits
+// for the event to be on record. What net/http takes comes to the handler, and is none of its business.
 type h2Lint struct {
 	*tls.Conn
 	refused func(f *h2Fields, status int, detail string)

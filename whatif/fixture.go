@@ -216,14 +216,10 @@ func RunFixtures(rules *gate.Rules, fixtures []Fixture) ([]FixtureResult, Covera
 
 func (f *Fixture) run(rules *gate.Rules, reached map[policy.Pos]bool) FixtureResult {
 	a := &f.action
-	call := mapping.Call{Tool: a.Tool.V, Resource: rules.Mapping.FoldResource(a.Tool.V, a.Resource), Risk: mapping.RiskHigh}
-	if info, known := rules.Mapping.Tool(call.Tool); known {
-		call.Risk = info.Risk
-	}
+	call := rules.Mapping.Action(a.Tool.V, a.Resource, a.Args)
 	if a.RiskTier.Set() {
 		call.Risk = a.RiskTier.V
 	}
-	call.Args, _, call.Problems = rules.Mapping.TypeArgs(call.Tool, a.Args)
 	sup := rules.Suppose(&call, gate.Identity{AgentID: a.AgentID}, a.UserID, a.Goal, a.Passport, f.now)
 	if a.Passport != nil {
 		sup.Passport = gate.PassportGood

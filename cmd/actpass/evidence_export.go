@@ -36,8 +36,7 @@ GET /api/v1/evidence/verify.`,
   actpass evidence export --log actpass/4f1c9b0a7d2e6538 --api http://127.0.0.1:8090`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			now := time.Now()
-			keep, err := between(since, until, now)
+			from, to, err := between(since, until, time.Now())
 			if err != nil {
 				return err
 			}
@@ -71,9 +70,7 @@ GET /api/v1/evidence/verify.`,
 				}
 				ctx, stop := interruptible(cmd)
 				defer stop()
-				q := api.ExportQuery{Log: origin}
-				q.Since, _ = api.When(since, now) // read before
-				q.Until, _ = api.When(until, now)
+				q := api.ExportQuery{Log: origin, Since: from, Until: to}
 				counted := &lineCounter{w: w}
 				if err := client.Export(ctx, counted, q); err != nil {
 					return explained(err)
@@ -95,7 +92,7 @@ GET /api/v1/evidence/verify.`,
 			if err != nil {
 				return err
 			}
-			n, err := r.Export(w, 0, math.MaxUint64, keep)
+			n, err := r.Export(w, 0, math.MaxUint64, within(from, to))
 			if err != nil {
 				return err
 			}
@@ -124,24 +121,28 @@ func (c *lineCounter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// between keeps the records of a time range.
-func between(since, until string, now time.Time) (func(evidence.Entry) bool, error) {
-	from, err := api.When(since, now)
-	if err != nil {
-		return nil, usage("--since: %v", err)
+// between reads a time range; a zero time is no bound.
+func between(since, until string, now time.Time) (from, to time.Time, err error) {
+	if from, err = api.When(since, now); err != nil {
+		return from, to, usage("--since: %v", err)
 	}
-	to, err := api.When(until, now)
-	if err != nil {
-		return nil, usage("--until: %v", err)
+	if to, err = api.When(until, now); err != nil {
+		return from, to, usage("--until: %v", err)
 	}
+	return from, to, nil
+}
+
+// within keeps the records of a time range; nil, which keeps all, for one without
+// bounds.
+func within(from, to time.Time) func(evidence.Entry) bool {
 	if from.IsZero() && to.IsZero() {
-		return nil, nil
+		return nil
 	}
 	return func(e evidence.Entry) bool {
 		at, err := recordTime(e.Record)
 		// A record without a readable time is kept: leaving out is the worse fault.
 		return err != nil || (from.IsZero() || !at.Before(from)) && (to.IsZero() || at.Before(to))
-	}, nil
+	}
 }
 
 func recordTime(record []byte) (time.Time, error) {
