@@ -1,9 +1,11 @@
 package gate_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 
+	"github.com/actpass/sidecar/evidence"
 	"github.com/actpass/sidecar/gate"
 	"github.com/actpass/sidecar/store"
 )
@@ -29,5 +31,43 @@ func TestPassportWithoutAStore(t *testing.T) {
 				t.Errorf("%s, %s: with the store again: %+v", op, mode, ref)
 			}
 		}
+	}
+}
+
+// The same of a call that was approved while its passport waited with it.
+func TestApprovedPassportWithoutAStore(t *testing.T) {
+	f := withAuthority(newGate(t, gate.ModeStrict, longHold))
+	n := wish()
+	n.ResourceConstraints = nil
+	p := f.issue(t, n)
+	out := f.held(t, f.with(p.Token, "25000"))
+	a := f.pending(t)
+	f.store.Fail("ClaimPassport", store.Fails)
+	if _, err := f.Decide(t.Context(), approver, a.ID, gate.Approve, "", nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-out; got.refusal == nil || got.refusal.Status != 503 || got.refusal.Decision.ReasonCode != "store.unavailable" {
+		t.Errorf("%+v", got.refusal)
+	}
+}
+
+// panickyRecorder is broken for good.
+type panickyRecorder struct{ *recorder }
+
+func (panickyRecorder) Append(context.Context, evidence.Record) (evidence.Entry, error) {
+	panic("the recorder is broken")
+}
+
+// TestPanicWhileAPanicIsRecorded: what made the judgement panic is still there when
+// the refusal is recorded. Neither permit nor refusal is a refusal, too.
+func TestPanicWhileAPanicIsRecorded(t *testing.T) {
+	g, err := gate.New(gate.Options{Store: store.NewMemory(), Recorder: panickyRecorder{&recorder{}}, RedactKey: make([]byte, 32)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newGate(t, gate.ModeEnforce, nil)
+	g.Load(f.rules)
+	if permit, refusal := g.Check(t.Context(), f.refund("75000")); permit != nil || refusal != nil {
+		t.Errorf("%+v %+v", permit, refusal)
 	}
 }
