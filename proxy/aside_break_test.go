@@ -125,6 +125,33 @@ func TestPanicWhileAside(t *testing.T) {
 	w.untouched()
 }
 
+// brokenCounter panics where a call begins to wait.
+type brokenCounter struct{}
+
+func (brokenCounter) Decided(string, string, string, string) {}
+func (brokenCounter) Overhead(time.Duration)                 {}
+func (brokenCounter) Holds(int)                              { panic("the counter is broken") }
+func (brokenCounter) Fault(string)                           {}
+
+// The same of a panic that the gate does not catch: the connection ends, the process
+// goes on.
+func TestPanicOutsideTheGateWhileAside(t *testing.T) {
+	w := newWorld(t, withHold(10*time.Second), func(w *world, o *Options) {
+		g, err := gate.New(gate.Options{Store: w.store, Recorder: w.trail, RedactKey: bytes.Repeat([]byte{7}, 32), Observer: brokenCounter{}})
+		if err != nil {
+			panic(err)
+		}
+		w.gate, o.Gate = g, g
+	})
+	conn, prefix := ways["plain"](w)
+	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	w.send(conn, refundOf(prefix, "9001"))
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	w.untouched()
+}
+
 // As above, of what the lint of HTTP/2 records.
 func TestPanicInH2Lint(t *testing.T) {
 	p := &brokenRecorder{}
