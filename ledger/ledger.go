@@ -57,10 +57,7 @@ const (
 	defaultSegmentBytes = 64 << 20
 	// laterWindow is how long a record of Later waits for an Append to ride with.
 	laterWindow = 5 * time.Millisecond
-	// maxCompany bounds how long a batch waits for others. It does so only when the
-	// one before it had several waiting, and for no longer than an fsync takes: who
-	// calls alone never waits, and many who call at once get fewer, fuller batches,
-	// because an fsync costs the processor time of several calls.
+	// maxCompany bounds how long a batch waits while others come.
 	maxCompany = 2 * time.Millisecond
 	// asyncWindow is how long written bytes may stay unsynced with Options.Async.
 	asyncWindow = 50 * time.Millisecond
@@ -125,7 +122,6 @@ type Log struct {
 	later      []item // what Later collects
 	laterBytes int    // of later
 	laterSince time.Time
-	soonSince  time.Time
 	laterSeq   uint64 // records ever queued by Later
 	laterDone  uint64 // of these, durable
 	soon       int    // of later, not written yet, and waited for
@@ -265,9 +261,7 @@ func (l *Log) queue(it item) error {
 		return errBacklog
 	}
 	if it.handed != nil {
-		if l.soon++; l.soon == 1 {
-			l.soonSince = time.Now()
-		}
+		l.soon++
 	}
 	if len(l.later) == 0 {
 		l.laterSince = time.Now()
@@ -427,7 +421,7 @@ func (l *Log) Close() error {
 // collect gives the batch that Append joins. l.mu is held.
 func (l *Log) collect() *batch {
 	if l.next == nil {
-		l.next = &batch{done: make(chan struct{}), since: time.Now()}
+		l.next = &batch{done: make(chan struct{})}
 	}
 	return l.next
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"time"
 
@@ -54,8 +55,7 @@ var errNoRecord = errors.New("ledger: append: an empty record")
 // to nobody: they do not change any more.
 type batch struct {
 	items []item
-	since time.Time // when it was begun
-	flush bool      // sync even with Options.Async
+	flush bool // sync even with Options.Async
 	taken bool
 	err   error
 	done  chan struct{}
@@ -78,9 +78,6 @@ type writer struct {
 	tree    evidence.Tree // over the records up to offset
 	durable int64         // what an fsync has confirmed; less than offset only with Async
 	since   time.Time     // when the oldest unsynced byte was written
-	company time.Duration // how long a batch waits for more to share its fsync
-	took    time.Duration // by an fsync, lately
-	ended   time.Time     // the last fsync
 	broken  bool          // the file must be repaired before it is written again
 	retry   time.Time     // not before this for records that nobody waits for
 	probe   time.Time     // when to try a disk that refused; zero while it takes everything
@@ -104,6 +101,7 @@ func (l *Log) write() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
+		l.gather()
 		b, later, wait, done := l.take()
 		if done {
 			if l.w.broken || l.w.unsynced() {
@@ -136,6 +134,37 @@ func (l *Log) write() {
 	}
 }
 
+// gather lets others into the next batch as long as more of them come: whoever can
+// run runs before this goroutine does again. So those who call at once share one
+// fsync, which costs the processor time of several calls, and nobody waits for a
+// clock: who calls alone goes on at once.
+func (l *Log) gather() {
+	n := l.company()
+	for began := time.Now(); n > 0 && time.Since(began) < maxCompany; {
+		runtime.Gosched()
+		more := l.company()
+		if more <= n {
+			return
+		}
+		n = more
+	}
+}
+
+// company is how many wait for the next batch, 0 when it must not wait for others.
+func (l *Log) company() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.rush || l.closing:
+		return 0
+	case l.next == nil:
+		return l.soon
+	case l.next.flush:
+		return 0
+	}
+	return len(l.next.items) + l.soon
+}
+
 // take gives the next work: a batch of Append, records of Later, or how long to
 // wait for them.
 func (l *Log) take() (b *batch, later []item, wait time.Duration, done bool) {
@@ -152,18 +181,6 @@ func (l *Log) take() (b *batch, later []item, wait time.Duration, done bool) {
 			ready = l.w.retry
 		}
 		if d := time.Until(ready); d > 0 {
-			return nil, nil, d, false
-		}
-	}
-	if (b != nil && !b.flush || l.soon > 0) && !l.rush && !l.closing {
-		since := l.soonSince
-		if b != nil {
-			since = b.since
-		}
-		if l.w.ended.After(since) {
-			since = l.w.ended
-		}
-		if d := time.Until(since.Add(l.w.company)); d > 0 {
 			return nil, nil, d, false
 		}
 	}
@@ -234,7 +251,8 @@ func (l *Log) withdraw(err error) {
 }
 
 // hand tells those who wait for records of Soon that the system has them.
-func (l *Log) hand(later []item) (told int) {
+func (l *Log) hand(later []item) {
+	told := 0
 	for i := range later {
 		if later[i].waitedFor() {
 			later[i].handed.tell(nil)
@@ -246,7 +264,6 @@ func (l *Log) hand(later []item) (told int) {
 		l.soon -= told
 		l.mu.Unlock()
 	}
-	return told
 }
 
 // abandon ends the attempts to write what Later queued: the log is being closed
@@ -374,19 +391,16 @@ func (l *Log) commit(later, waiting []item) ([]byte, error) {
 	if err == nil && wrote < len(buf) {
 		err = io.ErrShortWrite
 	}
-	handed := 0
 	if err == nil {
 		// If the process dies from here on, the system has the batch, whole; if the
 		// machine does, it can be torn, and Open sets it aside.
-		handed = l.hand(later)
-	}
-	if err == nil && !l.opt.Async {
-		began := time.Now()
-		if err = w.file.Sync(); err != nil {
-			// What the kernel did with the pages is unknown.
-			w.broken = true
+		l.hand(later)
+		if !l.opt.Async {
+			if err = w.file.Sync(); err != nil {
+				// What the kernel did with the pages is unknown.
+				w.broken = true
+			}
 		}
-		w.await(len(waiting)+handed, began)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("ledger: write %d records: %w", n, err), l.undo())
@@ -453,17 +467,6 @@ func (l *Log) sync() error {
 	}
 	w.durable, w.since = w.offset, time.Time{}
 	return nil
-}
-
-// await decides how long the next batch waits for company, from how many waited
-// for the fsync that began then and has just ended.
-func (w *writer) await(waiting int, began time.Time) {
-	w.ended = time.Now()
-	w.took = (3*w.took + w.ended.Sub(began)) / 4
-	w.company = 0
-	if waiting > 1 {
-		w.company = min(w.took, maxCompany)
-	}
 }
 
 func (w *writer) unsynced() bool { return w.durable < w.offset }
