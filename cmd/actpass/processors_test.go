@@ -1,0 +1,77 @@
+package main
+
+import (
+	"testing"
+	"time"
+)
+
+// TestProcessors plays loads to the rule: what each would use of so many
+// processors if it had them, more of it the more there are.
+func TestProcessors(t *testing.T) {
+	at := time.Unix(0, 0)
+	play := func(p *processors, long time.Duration, need float64) (changes int) {
+		for end := at.Add(long); at.Before(end); {
+			at = at.Add(processorsEvery)
+			was := p.now
+			n := p.next(min(need*(1+0.2*float64(p.now-1)), float64(p.now)), at)
+			if n < 1 || n > p.most {
+				t.Fatalf("%d processors of %d", n, p.most)
+			}
+			if n != was {
+				changes++
+			}
+		}
+		return changes
+	}
+	for _, c := range []struct {
+		name    string
+		most    int
+		need    float64
+		want    int
+		changes int
+	}{
+		{"nothing to do", 8, 0, 1, 1},
+		{"less than one", 8, 0.85, 1, 8},
+		{"one is enough, two would be used more", 2, 0.9, 1, 1},
+		{"all of them", 8, 50, 8, 0},
+		{"one processor", 1, 5, 1, 0},
+	} {
+		p := newProcessors(c.most)
+		if changes := play(p, 30*time.Second, c.need); p.now != c.want || changes > c.changes {
+			t.Errorf("%s: %d processors after %d changes, want %d after at most %d", c.name, p.now, changes, c.want, c.changes)
+		}
+	}
+
+	p := newProcessors(16)
+	play(p, 10*time.Second, 0)
+	if play(p, time.Second, 50); p.now != 16 {
+		t.Errorf("a second of more than there is: %d processors of 16", p.now)
+	}
+
+	// One is too few by little, and two are used by half: each try costs a tenth of a
+	// second, so they become rare.
+	p = newProcessors(2)
+	if changes := play(p, 10*time.Minute, 0.99); changes > 2*17 {
+		t.Errorf("%d changes in ten minutes", changes)
+	}
+	// And what became rare for this load is not for the next.
+	play(p, 2*time.Minute, 0.1)
+	if p.now != 1 || p.wait != processorsWait {
+		t.Errorf("after a rest: %d processors, and the next try after a failed one comes in %v", p.now, p.wait)
+	}
+}
+
+// TestProcessorTime: it rises with what is done.
+func TestProcessorTime(t *testing.T) {
+	before, ok := processorTime()
+	if !ok {
+		t.Skip("not known here")
+	}
+	x := 0
+	for end := time.Now().Add(50 * time.Millisecond); time.Now().Before(end); x++ {
+	}
+	after, _ := processorTime()
+	if d := after - before; d <= 0 {
+		t.Errorf("%v of CPU after a loop of %d", d, x)
+	}
+}
