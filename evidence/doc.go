@@ -58,7 +58,9 @@
 // The checkpoint is a JSON string. async says that the batch was acknowledged
 // before it was synced to disk. Lines behind the last checkpoint of the last
 // segment are not a part of the log: a batch that is being written or was torn by
-// a crash. No other segment may end without a checkpoint.
+// a crash. No other segment may end without a checkpoint. Zero bytes, which no line
+// has, may stand at the end of the last segment, and nowhere else: they are room
+// that the writer made ahead, and are cut off when it ends.
 //
 // # Checkpoints
 //

@@ -59,6 +59,11 @@ const (
 	laterWindow = 5 * time.Millisecond
 	// maxCompany bounds how long a batch waits while others come.
 	maxCompany = 2 * time.Millisecond
+	// aheadBytes is how far the segment is filled with zeros ahead of a batch of at
+	// least aheadFrom records: an fsync of bytes that the file has already needs half
+	// the time, because where they are and how long the file is does not change.
+	aheadBytes = 1 << 20
+	aheadFrom  = 4
 	// asyncWindow is how long written bytes may stay unsynced with Options.Async.
 	asyncWindow = 50 * time.Millisecond
 	// retryEvery is the pause between attempts to write what only Later queued.
@@ -92,7 +97,8 @@ type Options struct {
 	// Now is the clock of checkpoints; time.Now when nil.
 	Now func() time.Time
 
-	fs fileSystem // the disk when nil
+	fs    fileSystem // the disk when nil
+	ahead int64      // of tests: fill so far ahead of every batch
 }
 
 // Log is the open log. Safe for concurrent use. One process holds it at a time.
@@ -411,7 +417,7 @@ func (l *Log) Close() error {
 	<-l.stopped
 	close(l.publish)
 	<-l.quiet
-	err := errors.Join(l.err, l.publishNow(), l.w.close(), l.proofs.close(), l.lock.Close())
+	err := errors.Join(l.err, l.trim(), l.publishNow(), l.w.close(), l.proofs.close(), l.lock.Close())
 	if l.lost > 0 {
 		err = errors.Join(fmt.Errorf("ledger: close: %d queued records could not be written", l.lost), err)
 	}

@@ -16,6 +16,7 @@ type model struct {
 	fs    *memFS
 	l     *Log
 	async bool
+	ahead int64
 
 	log   [][]byte // records known to be durable, in order
 	doubt [][]byte // told to have failed, or to nobody, since the log was last whole
@@ -29,7 +30,7 @@ func (m *model) record() []byte {
 }
 
 func (m *model) open(t *rapid.T) {
-	l, err := Open(m.dir, Options{fs: m.fs, SegmentBytes: 3000, Async: m.async})
+	l, err := Open(m.dir, Options{fs: m.fs, SegmentBytes: 3000, Async: m.async, ahead: m.ahead})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +85,7 @@ func (m *model) faults(f func(fs *memFS)) {
 func TestModel(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
-		m := &model{dir: dir, fs: newMemFS()}
+		m := &model{dir: dir, fs: newMemFS(), ahead: rapid.SampledFrom([]int64{0, 700, 1500}).Draw(t, "ahead")}
 		m.open(t)
 		defer func() { _ = m.l.Close() }()
 		broken := func() bool { return m.l.Err() != nil }

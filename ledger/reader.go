@@ -239,9 +239,22 @@ func verifySegment(fsys fileSystem, v *evidence.Verifier, name string, segment u
 		return nil, fmt.Errorf("ledger: verify: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	committed := int64(0)
+	committed, zero := int64(0), int64(-1)
 	for lines := newLineReader(f, 0, scanChunk); ; {
-		line, _, whole, err := lines.line()
+		line, at, whole, err := lines.line()
+		if lines.zero && !whole && (err == nil || errors.Is(err, io.EOF)) {
+			end, err := zerosTo(f, lines.next)
+			if err != nil {
+				return nil, fmt.Errorf("ledger: verify %s: %w", name, err)
+			}
+			if !last || end > lines.next && zero == lines.next {
+				return zerosInside(v), nil
+			}
+			if end > lines.next { // it may have been written meanwhile
+				zero, lines = lines.next, newLineReader(f, at, scanChunk)
+				continue
+			}
+		}
 		if errors.Is(err, io.EOF) {
 			break
 		}

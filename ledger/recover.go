@@ -160,6 +160,9 @@ func (s *scan) segment(i int, offset int64) (err error) {
 	for r := newLineReader(f, offset, scanChunk); ; {
 		line, at, whole, err := r.line()
 		if errors.Is(err, io.EOF) {
+			if r.zero && i < len(s.segs)-1 {
+				bad = zerosInside(s.v)
+			}
 			break
 		}
 		if err != nil && !errors.Is(err, errLongLine) {
@@ -230,11 +233,23 @@ func (s *scan) tail(f file, segment uint64, bad *evidence.Fault) error {
 	if s.promised.Size > s.v.Good().Size() {
 		return s.damaged(segment, bad)
 	}
+	// Zeros at the end are the room that was written ahead.
+	end, err := zerosTo(f, good)
+	if err != nil {
+		return fmt.Errorf("ledger: read the last segment: %w", err)
+	}
+	if end == good {
+		return s.truncate(f, segment, good)
+	}
 	// Only one batch is ever on its way (Async may have several): a second signed
 	// checkpoint behind the bad place means that the first was acknowledged.
 	synced := 0
-	for r := newLineReader(f, good, scanChunk); ; {
-		line, _, whole, err := r.line()
+	for r := newRawReader(f, good); ; {
+		line, at, whole, err := r.line()
+		if errors.Is(err, errLongLine) {
+			r = newRawReader(f, at+maxLine) // no line of ours
+			continue
+		}
 		if err != nil || !whole {
 			break
 		}
@@ -250,7 +265,7 @@ func (s *scan) tail(f file, segment uint64, bad *evidence.Fault) error {
 			return s.damaged(segment, bad)
 		}
 	}
-	return s.cut(f, segment, good, size, bad)
+	return s.cut(f, segment, good, end, bad)
 }
 
 // cut moves the torn tail to torn/. If we crash between saving and cutting it is
@@ -279,13 +294,18 @@ func (s *scan) cut(f file, segment uint64, good, size int64, bad *evidence.Fault
 	if err != nil {
 		return fmt.Errorf("ledger: set a torn tail aside in %s: %w", name, err)
 	}
+	l.recovered.TruncatedBytes, l.recovered.Saved, l.recovered.Reason = size-good, name, bad.Error()
+	return s.truncate(f, segment, good)
+}
+
+// truncate ends the last segment behind its last good batch.
+func (s *scan) truncate(f file, segment uint64, good int64) error {
 	if err := f.Truncate(good); err != nil {
-		return fmt.Errorf("ledger: cut off a torn tail: %w", err)
+		return fmt.Errorf("ledger: cut off what is behind the last batch: %w", err)
 	}
 	if err := f.Sync(); err != nil {
-		return fmt.Errorf("ledger: cut off a torn tail: %w", err)
+		return fmt.Errorf("ledger: cut off what is behind the last batch: %w", err)
 	}
-	l.recovered.TruncatedBytes, l.recovered.Saved, l.recovered.Reason = size-good, name, bad.Error()
 	if good == 0 {
 		return s.dropTornSegment(segment)
 	}
@@ -329,6 +349,11 @@ func (s *scan) finish() error {
 	}
 	l.w.durable = l.w.offset
 	return nil
+}
+
+// zerosInside is the fault of a segment that has zeros where only the last one may.
+func zerosInside(v *evidence.Verifier) *evidence.Fault {
+	return &evidence.Fault{Index: v.Good().Size() + v.Pending(), Reason: "zeros stand in its place"}
 }
 
 func (s *scan) damaged(segment uint64, f *evidence.Fault) error {

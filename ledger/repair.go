@@ -53,6 +53,7 @@ func (l *Log) undo() error {
 	if err := w.file.Sync(); err != nil {
 		return fmt.Errorf("ledger: sync the cut of a failed batch: %w", err)
 	}
+	w.filled = 0
 	w.broken = wasBroken
 	return nil
 }
@@ -110,6 +111,6 @@ func (l *Log) repair() error {
 	if !bytes.Equal(back, tail) {
 		return fmt.Errorf("%s reads back other bytes than were written", path)
 	}
-	w.durable, w.since, w.broken = w.offset, time.Time{}, false
+	w.durable, w.filled, w.since, w.broken = w.offset, 0, time.Time{}, false
 	return nil
 }

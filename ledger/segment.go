@@ -47,19 +47,28 @@ func listSegments(fsys fileSystem, dir string) ([]uint64, error) {
 	return list, nil
 }
 
-// lineReader gives the lines of a file from an offset on.
+// lineReader gives the lines of a file from an offset on. A zero byte, which no
+// line has, ends it like the end of the file: behind it is room that was written
+// ahead, or else damage, see zerosTo.
 type lineReader struct {
 	r     io.ReaderAt
 	next  int64 // offset of buf[pos]
 	buf   []byte
 	pos   int
 	chunk int
+	zero  bool // a zero byte was met: nothing behind buf is read
+	raw   bool // zero bytes are bytes like others
 }
 
 var errLongLine = errors.New("a line is longer than any record may be")
 
 func newLineReader(r io.ReaderAt, offset int64, chunk int) *lineReader {
 	return &lineReader{r: r, next: offset, chunk: chunk}
+}
+
+// newRawReader is one for which zero bytes are bytes like others.
+func newRawReader(r io.ReaderAt, offset int64) *lineReader {
+	return &lineReader{r: r, next: offset, chunk: scanChunk, raw: true}
 }
 
 // line gives the next line without its newline, the offset at which it begins,
@@ -84,7 +93,13 @@ func (l *lineReader) line() (line []byte, at int64, whole bool, err error) {
 		if cap(l.buf)-have < l.chunk {
 			l.buf = append(make([]byte, 0, 2*have+l.chunk), l.buf...)
 		}
-		n, err := l.r.ReadAt(l.buf[have:have+l.chunk], l.next+int64(have))
+		n, err := 0, error(nil)
+		if !l.zero {
+			n, err = l.r.ReadAt(l.buf[have:have+l.chunk], l.next+int64(have))
+		}
+		if i := bytes.IndexByte(l.buf[have:have+n], 0); i >= 0 && !l.raw {
+			n, l.zero = i, true
+		}
 		l.buf = l.buf[:have+n]
 		if n == 0 {
 			if err != nil && !errors.Is(err, io.EOF) {
@@ -99,6 +114,28 @@ func (l *lineReader) line() (line []byte, at int64, whole bool, err error) {
 			return line, at, false, nil
 		}
 	}
+}
+
+// zerosTo gives the offset behind the last byte of a file that is not zero, from
+// an offset on; that offset itself when all the rest is zeros.
+func zerosTo(f file, from int64) (int64, error) {
+	size, err := f.Size()
+	if err != nil {
+		return 0, err
+	}
+	buf := make([]byte, scanChunk)
+	for end := size; end > from; {
+		at := max(from, end-int64(len(buf)))
+		n, err := f.ReadAt(buf[:end-at], at)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return 0, err
+		}
+		if text := bytes.TrimRight(buf[:n], "\x00"); len(text) > 0 {
+			return at + int64(len(text)), nil
+		}
+		end = at
+	}
+	return from, nil
 }
 
 // seekRecord finds the offset of the line of a record in a segment, by bisection:

@@ -73,6 +73,7 @@ type writer struct {
 	file    file // nil before the first segment of a new log
 	segment uint64
 	offset  int64         // end of the last good batch; nothing behind it counts
+	filled  int64         // end of the zeros that were written ahead, if more than offset
 	commit  int64         // where that batch's checkpoint line begins
 	note    []byte        // that checkpoint
 	tree    evidence.Tree // over the records up to offset
@@ -395,6 +396,7 @@ func (l *Log) commit(later, waiting []item) ([]byte, error) {
 		// If the process dies from here on, the system has the batch, whole; if the
 		// machine does, it can be torn, and Open sets it aside.
 		l.hand(later)
+		l.fill(w.offset+int64(len(buf)), n)
 		if !l.opt.Async {
 			if err = w.file.Sync(); err != nil {
 				// What the kernel did with the pages is unknown.
@@ -414,6 +416,42 @@ func (l *Log) commit(later, waiting []item) ([]byte, error) {
 		w.since = time.Now()
 	}
 	return buf, nil
+}
+
+// fill writes zeros behind a batch of n records that ends there and is about to be
+// synced, when those of before are used up. They are room, not a part of the log: a
+// disk that refuses them, or takes some of them, refuses nothing else. None are
+// written where the next segment begins, so that a sealed one has none.
+func (l *Log) fill(end int64, n int) {
+	ahead := int64(aheadBytes)
+	if l.opt.ahead > 0 {
+		ahead = l.opt.ahead
+	} else if n < aheadFrom {
+		return
+	}
+	w := &l.w
+	if l.opt.Async || end <= w.filled || end+ahead > l.opt.SegmentBytes {
+		return
+	}
+	w.filled = end + ahead
+	_, _ = w.file.WriteAt(make([]byte, ahead), end)
+}
+
+// trim cuts off what was filled ahead, for a file that is not written any more.
+func (l *Log) trim() error {
+	w := &l.w
+	if w.file == nil || w.broken || w.filled <= w.offset {
+		return nil
+	}
+	if err := w.file.Truncate(w.offset); err != nil {
+		return fmt.Errorf("ledger: cut off the room behind the log: %w", err)
+	}
+	if err := w.file.Sync(); err != nil {
+		w.broken = true
+		return fmt.Errorf("ledger: cut off the room behind the log: %w", err)
+	}
+	w.filled = 0
+	return nil
 }
 
 // roll begins a new segment. The old one is complete and is never written again.
@@ -439,7 +477,7 @@ func (l *Log) roll() error {
 		return errors.Join(fmt.Errorf("ledger: begin a segment: %w", err), f.Close())
 	}
 	old := w.file
-	w.file, w.segment, w.offset, w.commit, w.durable, w.since = f, segment, 0, 0, 0, time.Time{}
+	w.file, w.segment, w.offset, w.filled, w.commit, w.durable, w.since = f, segment, 0, 0, 0, 0, time.Time{}
 	if old != nil {
 		// Everything in it is synced.
 		if err := old.Close(); err != nil {
