@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // errClosed answers writes after Close.
@@ -25,6 +26,8 @@ const maxBatch = 256
 type writer struct {
 	conn  *sql.Conn
 	stmts map[string]*sql.Stmt
+
+	committing atomic.Int64 // ns in COMMIT so far
 
 	queue chan *writeOp
 	mu    sync.RWMutex // held for reading while sending to queue
@@ -196,9 +199,11 @@ func (w *writer) transaction(ops []*writeOp) {
 	}
 	alone := len(live) == 1 && errs[0] != nil
 	if broken == nil && !alone {
+		began := time.Now()
 		if err := b.run("COMMIT"); err != nil {
 			broken = fmt.Errorf("commit: %w", err)
 		}
+		w.committing.Add(int64(time.Since(began)))
 	}
 	if broken != nil || alone {
 		// What failed may have ended the transaction already (disk full, I/O error);

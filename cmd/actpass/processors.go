@@ -15,7 +15,9 @@ const (
 	// too few of them, and below which perhaps too many.
 	processorsFull, processorsRoomy = 0.95, 0.6
 	// A processor that was given up and taken back within settled was missed: the
-	// next try waits twice as long as this one did.
+	// next try waits twice as long as this one did, or until there is this much less
+	// to do.
+	processorsLess               = 0.75
 	processorsSettled            = 2 * time.Second
 	processorsWait, processorsIn = time.Second, time.Minute
 )
@@ -31,7 +33,8 @@ const (
 type processors struct {
 	most, now int
 	wait      time.Duration // before a try, after one that failed
-	tried     time.Time
+	tried     time.Time     // when one was last given up
+	busy      float64       // how many were busy then
 	notBefore time.Time
 }
 
@@ -39,8 +42,8 @@ func newProcessors(most int) *processors {
 	return &processors{most: most, now: most, wait: processorsWait}
 }
 
-// next is how many processors to use from now on, after a while in which the
-// process used as much CPU as so many processors have.
+// next is how many processors to use from now on, after a while in which so many
+// were busy.
 func (p *processors) next(busy float64, now time.Time) int {
 	n := float64(p.now)
 	missed := !p.tried.IsZero() && now.Sub(p.tried) < processorsSettled
@@ -52,10 +55,10 @@ func (p *processors) next(busy float64, now time.Time) int {
 		}
 		p.now = min(2*p.now, p.most)
 		p.tried = time.Time{}
-	case busy < processorsRoomy*n && p.now > 1 && !missed && !now.Before(p.notBefore):
+	case busy < processorsRoomy*n && p.now > 1 && !missed && (!now.Before(p.notBefore) || busy < processorsLess*p.busy):
 		// Enough for what is used now, and at least one less.
 		p.now = max(1, min(p.now-1, int(math.Ceil(busy/processorsFull))))
-		p.tried = now
+		p.tried, p.busy = now, busy
 	}
 	if !p.tried.IsZero() && !missed && now.Sub(p.tried) >= processorsSettled {
 		p.wait = processorsWait
@@ -64,16 +67,22 @@ func (p *processors) next(busy float64, now time.Time) int {
 }
 
 // tuneProcessors keeps to that until the context ends, save where GOMAXPROCS says
-// otherwise. It does not wait.
-func tuneProcessors(ctx context.Context) {
+// otherwise. It does not wait. blocked is how long system calls that block have held
+// a processor so far: the runtime takes it from them a millisecond later at the
+// earliest, see timerslack.
+func tuneProcessors(ctx context.Context, blocked func() time.Duration) {
 	most := runtime.GOMAXPROCS(0)
-	used, ok := processorTime()
+	_, ok := processorTime()
 	if os.Getenv("GOMAXPROCS") != "" || most == 1 || !ok {
 		return
 	}
 	go func() {
 		defer runtime.SetDefaultGOMAXPROCS() // a stop has much to do
-		p, at := newProcessors(most), time.Now()
+		busy := func() time.Duration {
+			used, _ := processorTime()
+			return used + blocked()
+		}
+		p, sum, at := newProcessors(most), busy(), time.Now()
 		tick := time.NewTicker(processorsEvery)
 		defer tick.Stop()
 		for {
@@ -82,11 +91,9 @@ func tuneProcessors(ctx context.Context) {
 				return
 			case <-tick.C:
 			}
-			last, since := used, at
-			used, _ = processorTime()
-			at = time.Now()
-			was := p.now
-			n := p.next((used-last).Seconds()/at.Sub(since).Seconds(), at)
+			last, since, was := sum, at, p.now
+			sum, at = busy(), time.Now()
+			n := p.next((sum-last).Seconds()/at.Sub(since).Seconds(), at)
 			if n > was {
 				// What the machine, or a limit of its cgroup, gives may have changed.
 				runtime.SetDefaultGOMAXPROCS()

@@ -54,6 +54,10 @@ func TestProcessors(t *testing.T) {
 	if changes := play(p, 10*time.Minute, 0.99); changes > 2*17 {
 		t.Errorf("%d changes in ten minutes", changes)
 	}
+	// A load that is lighter by much is tried at once.
+	if play(p, time.Second, 0.5); p.now != 1 {
+		t.Errorf("a lighter load after a missed processor: %d processors", p.now)
+	}
 	// And what became rare for this load is not for the next.
 	play(p, 2*time.Minute, 0.1)
 	if p.now != 1 || p.wait != processorsWait {

@@ -86,7 +86,7 @@ func serve(cmd *cobra.Command, as role, cfg *config.Config, compiled *config.Com
 	p.trust.Store(&trust)
 	log.Info("ready", zap.String("role", as.String()), zap.String("mode", cfg.Mode), zap.String("proxy", p.addresses.proxy), zap.String("reverse", p.addresses.reverse),
 		zap.String("api", p.addresses.api), zap.String("transparent", p.addresses.transparent), zap.String("data_dir", p.dir), zap.Duration("after", time.Since(began)))
-	tuneProcessors(ctx)
+	tuneProcessors(ctx, p.blocked)
 	warnOfFiles(cfg.Limits.MaxHolds, log)
 	p.hintFirstKey(ctx, cmd)
 

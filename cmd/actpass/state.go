@@ -51,6 +51,14 @@ func openStore(ctx context.Context, cfg *config.Config, changed func(error)) (st
 	return db, nil
 }
 
+// blocked is how long the store has waited for a disk of its own, see tuneProcessors.
+func (p *program) blocked() time.Duration {
+	if db, ok := p.store.(*store.SQLite); ok {
+		return db.Committing()
+	}
+	return 0
+}
+
 // storeChanged is told by the store itself, and must not wait for it.
 func (p *program) storeChanged(err error) {
 	if err != nil {
