@@ -188,7 +188,7 @@ func Open(dir string, opt Options) (*Log, error) {
 //
 // When ctx ends while the record still waits for its batch, it is withdrawn;
 // once its batch is being written, Append waits for what becomes of it. The record
-// must not be changed before Append returns.
+// must not be changed afterwards.
 func (l *Log) Append(ctx context.Context, record evidence.Record) (evidence.Entry, error) {
 	it, err := newItem(record)
 	if err != nil {
@@ -225,7 +225,7 @@ func (l *Log) Append(ctx context.Context, record evidence.Record) (evidence.Entr
 	if b.err != nil {
 		return evidence.Entry{}, b.err
 	}
-	return evidence.Entry{Index: b.items[pos].index, LeafHash: it.leaf.String(), Record: it.record}, nil
+	return evidence.Entry{Index: b.items[pos].index, LeafHash: it.text, Record: it.record}, nil
 }
 
 // Later queues a record for the next batch without waiting. It is for outcomes:

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"bytes"
 	"fmt"
 
 	"github.com/actpass/sidecar/evidence"
@@ -20,7 +19,7 @@ func (l *Log) Read(from uint64, max int) ([]evidence.Entry, error) {
 	batches := l.recent.from(from)
 	l.mu.Unlock()
 	if len(batches) > 0 {
-		return readBatches(batches, from, max)
+		return readBatches(batches, from, max), nil
 	}
 	if from < segs[0] {
 		return nil, fmt.Errorf("%w: the oldest left is %d", ErrRemoved, segs[0])
@@ -38,27 +37,29 @@ func (l *Log) Read(from uint64, max int) ([]evidence.Entry, error) {
 	return out, nil
 }
 
-// recentBytes bounds the lines that are kept in memory for followers.
+// recentBytes bounds what is kept in memory for followers.
 const recentBytes = 4 << 20
 
-// recent keeps the last batches as they were written. Followers live here.
+// recent keeps the entries of the last batches. Followers live here.
 type recent struct {
 	batches []written
 	bytes   int
 }
 
-// written is one batch; its bytes do not change any more.
+// written is one batch; it does not change any more, nor do the bytes of its records.
 type written struct {
-	first, end uint64
-	lines      []byte
+	entries []evidence.Entry // one at least
+	bytes   int
 }
 
-func (r *recent) add(first, end uint64, lines []byte) {
-	r.batches = append(r.batches, written{first, end, lines})
-	r.bytes += len(lines)
+func (b *written) first() uint64 { return b.entries[0].Index }
+
+func (r *recent) add(b written) {
+	r.batches = append(r.batches, b)
+	r.bytes += b.bytes
 	drop := 0
 	for r.bytes > recentBytes && drop < len(r.batches)-1 {
-		r.bytes -= len(r.batches[drop].lines)
+		r.bytes -= r.batches[drop].bytes
 		r.batches[drop] = written{}
 		drop++
 	}
@@ -68,11 +69,11 @@ func (r *recent) add(first, end uint64, lines []byte) {
 // from gives some batches from the one that holds index on; none when it is older.
 func (r *recent) from(index uint64) []written {
 	lo, hi := 0, len(r.batches)
-	if hi == 0 || r.batches[0].first > index {
+	if hi == 0 || r.batches[0].first() > index {
 		return nil
 	}
 	for hi-lo > 1 {
-		if mid := (lo + hi) / 2; r.batches[mid].first <= index {
+		if mid := (lo + hi) / 2; r.batches[mid].first() <= index {
 			lo = mid
 		} else {
 			hi = mid
@@ -83,27 +84,23 @@ func (r *recent) from(index uint64) []written {
 	return append([]written(nil), r.batches[lo:n]...)
 }
 
-func readBatches(batches []written, from uint64, max int) ([]evidence.Entry, error) {
-	out := make([]evidence.Entry, 0, min(max, int(batches[len(batches)-1].end-from)))
+func readBatches(batches []written, from uint64, max int) []evidence.Entry {
+	n := 0
+	for i := range batches {
+		n += len(batches[i].entries)
+	}
+	n -= int(from - batches[0].first())
+	out := make([]evidence.Entry, 0, min(max, n))
 	size := 0
-	for _, b := range batches {
-		for rest := b.lines; len(rest) > 0 && len(out) < max && size < maxRead; {
-			line, after, _ := bytes.Cut(rest, []byte("\n"))
-			rest = after
-			i, ok := evidence.LineIndex(line)
-			if !ok || i < from {
-				continue
-			}
-			l, err := evidence.ParseLine(line)
-			if err != nil {
-				return nil, fmt.Errorf("ledger: read record %d: %w", i, err)
-			}
-			// Clipped, so that a caller who appends to a record does not write into
-			// what others read.
-			l.Entry.Record = l.Entry.Record[:len(l.Entry.Record):len(l.Entry.Record)]
-			out = append(out, *l.Entry)
-			size += len(line)
+	for i, b := range batches {
+		entries := b.entries
+		if i == 0 {
+			entries = entries[from-b.first():]
+		}
+		for j := 0; j < len(entries) && len(out) < max && size < maxRead; j++ {
+			out = append(out, entries[j])
+			size += len(entries[j].Record)
 		}
 	}
-	return out, nil
+	return out
 }

@@ -17,6 +17,7 @@ import (
 type item struct {
 	record []byte // nil: withdrawn
 	leaf   evidence.Hash
+	text   string // of leaf, base64
 	sum    evidence.Summary
 	index  uint64  // set by the writer
 	handed *handed // who waits for it to be written, nil for nobody
@@ -45,7 +46,8 @@ func newItem(r evidence.Record) (item, error) {
 	case len(record) == 0:
 		return item{}, errNoRecord
 	}
-	return item{record: record, leaf: evidence.LeafHash(record), sum: r.Summary()}, nil
+	leaf := evidence.LeafHash(record)
+	return item{record: record, leaf: leaf, text: leaf.String(), sum: r.Summary()}, nil
 }
 
 var errNoRecord = errors.New("ledger: append: an empty record")
@@ -68,6 +70,9 @@ const (
 	maxLaterBatchBytes = 4 << 20
 )
 
+// keepBuffer bounds the buffer that is kept from batch to batch.
+const keepBuffer = 256 << 10
+
 // writer is the state of the writing goroutine.
 type writer struct {
 	file    file // nil before the first segment of a new log
@@ -79,6 +84,7 @@ type writer struct {
 	tree    evidence.Tree // over the records up to offset
 	durable int64         // what an fsync has confirmed; less than offset only with Async
 	since   time.Time     // when the oldest unsynced byte was written
+	buf     []byte        // for the next batch
 	broken  bool          // the file must be repaired before it is written again
 	retry   time.Time     // not before this for records that nobody waits for
 	probe   time.Time     // when to try a disk that refused; zero while it takes everything
@@ -208,18 +214,18 @@ func (l *Log) run(b *batch, later []item) {
 	if b != nil {
 		waiting = b.items
 	}
-	buf, err := l.commit(later, waiting)
+	done, err := l.commit(later, waiting)
 	if err == nil && b != nil && b.flush {
 		err = l.sync()
 	}
 	l.mu.Lock()
 	if err == nil {
-		l.accept(buf, later, waiting)
+		l.accept(done, later, waiting)
 	} else {
 		l.rush = false
 		l.withdraw(err)
 	}
-	if err != nil || buf != nil { // a batch of nothing says nothing about the disk
+	if err != nil || len(done.entries) > 0 { // a batch of nothing says nothing about the disk
 		l.fate(err)
 	}
 	closing := l.closing
@@ -282,7 +288,7 @@ func (l *Log) abandon() {
 }
 
 // accept makes a committed batch visible. l.mu is held.
-func (l *Log) accept(buf []byte, later, waiting []item) {
+func (l *Log) accept(done written, later, waiting []item) {
 	for _, list := range [2][]item{later, waiting} {
 		for i := range list {
 			if list[i].record != nil {
@@ -300,7 +306,7 @@ func (l *Log) accept(buf []byte, later, waiting []item) {
 	}
 	l.laterDone += uint64(len(later))
 	if n := l.w.tree.Size(); n > l.size {
-		l.recent.add(l.size, n, buf)
+		l.recent.add(done)
 		l.size = n
 		if len(l.segs) == 0 || l.segs[len(l.segs)-1] != l.w.segment {
 			l.segs = append(l.segs[:len(l.segs):len(l.segs)], l.w.segment)
@@ -334,13 +340,13 @@ func (l *Log) fate(err error) {
 	l.w.retry, l.w.probe = now.Add(retryEvery), now.Add(probeEvery)
 }
 
-// commit writes the records with their checkpoint and syncs. It gives the bytes
-// that it wrote. On an error nothing of the batch counts.
-func (l *Log) commit(later, waiting []item) ([]byte, error) {
+// commit writes the records with their checkpoint and syncs. It gives what it
+// wrote. On an error nothing of the batch counts.
+func (l *Log) commit(later, waiting []item) (done written, err error) {
 	w := &l.w
 	if w.broken {
 		if err := l.repair(); err != nil {
-			return nil, fmt.Errorf("ledger: repair the log after a failed write: %w", err)
+			return done, fmt.Errorf("ledger: repair the log after a failed write: %w", err)
 		}
 	}
 	size, n := 0, 0
@@ -353,21 +359,21 @@ func (l *Log) commit(later, waiting []item) ([]byte, error) {
 		}
 	}
 	if n == 0 {
-		return nil, nil
+		return done, nil
 	}
 	if w.file == nil || w.offset >= l.opt.SegmentBytes {
 		if err := l.roll(); err != nil {
-			return nil, err
+			return done, err
 		}
 	}
-	buf := make([]byte, 0, size+1024)
+	buf := slices.Grow(w.buf[:0], size+1024)
 	if w.offset == 0 {
-		var err error
 		if buf, err = evidence.AppendHeaderLine(buf, evidence.NewHeader(l.keys.public, l.keys.origin, w.tree)); err != nil {
-			return nil, err
+			return done, err
 		}
 	}
 	tree := w.tree.Clone()
+	entries := make([]evidence.Entry, 0, n)
 	for _, list := range [2][]item{later, waiting} {
 		for i := range list {
 			it := &list[i]
@@ -377,16 +383,22 @@ func (l *Log) commit(later, waiting []item) ([]byte, error) {
 			it.index = tree.Size()
 			buf = evidence.AppendRecordLine(buf, it.index, it.leaf, it.record)
 			tree.Add(it.leaf)
+			// Clipped, so that a caller who appends to a record does not write into what
+			// others read.
+			entries = append(entries, evidence.Entry{Index: it.index, LeafHash: it.text, Record: slices.Clip(it.record)})
 		}
 	}
 	signed, err := evidence.Checkpoint{
 		Origin: l.keys.origin, Size: tree.Size(), Root: tree.Root(), Time: l.opt.Now(),
 	}.Sign(l.keys.signer)
 	if err != nil {
-		return nil, err
+		return done, err
 	}
 	commit := w.offset + int64(len(buf))
 	buf = evidence.AppendCommitLine(buf, signed, l.opt.Async)
+	if cap(buf) <= keepBuffer {
+		w.buf = buf
+	}
 
 	wrote, err := w.file.WriteAt(buf, w.offset)
 	if err == nil && wrote < len(buf) {
@@ -405,7 +417,7 @@ func (l *Log) commit(later, waiting []item) ([]byte, error) {
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("ledger: write %d records: %w", n, err), l.undo())
+		return done, errors.Join(fmt.Errorf("ledger: write %d records: %w", n, err), l.undo())
 	}
 	// The old tree's edge may be shared with a snapshot: it is replaced, not changed.
 	w.tree, w.commit, w.note = tree, commit, signed
@@ -415,7 +427,7 @@ func (l *Log) commit(later, waiting []item) ([]byte, error) {
 	} else if w.since.IsZero() {
 		w.since = time.Now()
 	}
-	return buf, nil
+	return written{entries, len(buf)}, nil
 }
 
 // fill writes zeros behind a batch of n records that ends there and is about to be
