@@ -1,12 +1,14 @@
 package evidence
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 	"unicode/utf8"
 )
@@ -39,8 +41,8 @@ func (e *Event) Encode() ([]byte, error) {
 	if e.Kind == KindOutcome {
 		return nil, errors.New("evidence: encode an event: an outcome is an OutcomeRecord")
 	}
-	var w writer
-	w.b = make([]byte, 0, 2048)
+	w, _ := writers.Get().(*writer)
+	defer w.release()
 	w.open()
 	w.decision(&e.Decision)
 	w.str("id", e.ID)
@@ -112,7 +114,7 @@ func (e *Event) Encode() ([]byte, error) {
 		w.stringMap("data", e.Data)
 	}
 	w.close()
-	return w.b, nil
+	return bytes.Clone(w.b), nil
 }
 
 // Encode is as for Event.
@@ -123,19 +125,29 @@ func (o *OutcomeRecord) Encode() ([]byte, error) {
 	if o.Kind != "" && o.Kind != KindOutcome {
 		return nil, fmt.Errorf("evidence: encode an outcome: its kind is %q", o.Kind)
 	}
-	var w writer
-	w.b = make([]byte, 0, 256)
+	w, _ := writers.Get().(*writer)
+	defer w.release()
 	w.open()
 	w.str("kind", KindOutcome)
 	w.str("event_id", o.EventID)
 	w.time("time", o.Time)
 	w.outcome(&o.Outcome)
 	w.close()
-	return w.b, nil
+	return bytes.Clone(w.b), nil
 }
 
 // writer appends canonical JSON.
 type writer struct{ b []byte }
+
+// writers keeps their buffers, which must be larger than most records are.
+var writers = sync.Pool{New: func() any { return &writer{make([]byte, 0, 2048)} }}
+
+func (w *writer) release() {
+	if cap(w.b) <= 64<<10 {
+		w.b = w.b[:0]
+		writers.Put(w)
+	}
+}
 
 func (w *writer) open()  { w.b = append(w.b, '{') }
 func (w *writer) close() { w.b = append(w.b, '}') }

@@ -31,7 +31,7 @@ func (c *lintConn) SetReadDeadline(t time.Time) error {
 	switch {
 	case c.parked && c.expired():
 		c.parked = false
-		c.unpark <- struct{}{}
+		c.unpark <- true
 	case c.reading:
 		return c.apply()
 	}
@@ -131,26 +131,28 @@ func (c *lintConn) park() bool {
 		c.mu.Unlock()
 		return true
 	}
+	c.parked = true
 	if c.unpark == nil {
-		c.unpark = make(chan struct{}, 1)
-		c.patience = time.NewTimer(parkTime)
+		c.unpark = make(chan bool, 1)
+		c.patience = time.AfterFunc(parkTime, c.parkEnds)
 	} else {
 		c.patience.Reset(parkTime)
 	}
-	c.parked = true
 	c.mu.Unlock()
-	select {
-	case <-c.unpark:
-		c.patience.Stop()
-		return true
-	case <-c.patience.C:
+	if !<-c.unpark {
+		return false
 	}
+	c.patience.Stop()
+	return true
+}
+
+// parkEnds lets the read that waits begin. Should it be the timer of one before,
+// which was late, this one begins early.
+func (c *lintConn) parkEnds() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.parked { // the deadline came in the same moment
-		<-c.unpark
-		return true
+	if c.parked {
+		c.parked = false
+		c.unpark <- false
 	}
-	c.parked = false
-	return false
 }

@@ -51,7 +51,7 @@ type lintConn struct {
 	applied  time.Time // as the connection below has it
 	reading  bool      // in a Read below
 	parked   bool      // in a Read that has not begun below; see park
-	unpark   chan struct{}
+	unpark   chan bool // true: a deadline ends the wait
 	patience *time.Timer
 }
 
