@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
+	"time"
 )
 
 // fileSystem is what the log asks of the disk. The tests put one in that fails,
@@ -75,6 +77,14 @@ func (disk) ReadDir(name string) ([]string, error) {
 }
 
 type diskFile struct{ *os.File }
+
+var blocked atomic.Int64
+
+// Blocked is how long fsyncs of this process have held a processor in a system call
+// so far: where the kernel has no quieter way, see quietSync.
+func Blocked() time.Duration { return time.Duration(blocked.Load()) }
+
+func countBlocked(began time.Time) { blocked.Add(int64(time.Since(began))) }
 
 func (f diskFile) Size() (int64, error) {
 	info, err := f.Stat()

@@ -3,6 +3,7 @@ package ledger
 import (
 	"errors"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,6 +15,7 @@ func (f diskFile) Sync() error {
 			return err
 		}
 	}
+	defer countBlocked(time.Now())
 	for {
 		err := unix.Fdatasync(int(f.Fd()))
 		if !errors.Is(err, unix.EINTR) {

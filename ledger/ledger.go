@@ -57,13 +57,18 @@ const (
 	defaultSegmentBytes = 64 << 20
 	// laterWindow is how long a record of Later waits for an Append to ride with.
 	laterWindow = 5 * time.Millisecond
-	// maxCompany bounds how long a batch waits while others come.
-	maxCompany = 2 * time.Millisecond
+	// maxCompany bounds how long a batch waits while others come. After a wait that
+	// took longCompany, because something else would not give way, none does for
+	// aloneFor.
+	maxCompany  = 2 * time.Millisecond
+	longCompany = 5 * time.Millisecond
+	aloneFor    = 100 * time.Millisecond
 	// aheadBytes is how far the segment is filled with zeros ahead of a batch of at
 	// least aheadFrom records: an fsync of bytes that the file has already needs half
 	// the time, because where they are and how long the file is does not change.
 	aheadBytes = 1 << 20
 	aheadFrom  = 4
+	noRoomFor  = time.Minute
 	// asyncWindow is how long written bytes may stay unsynced with Options.Async.
 	asyncWindow = 50 * time.Millisecond
 	// retryEvery is the pause between attempts to write what only Later queued.

@@ -54,8 +54,14 @@ type written struct {
 }
 
 func (b *written) first() uint64 { return b.entries[0].Index }
+func (b *written) end() uint64   { return b.first() + uint64(len(b.entries)) }
 
+// add takes in a batch. One before it may be missing, when its sync was asked for
+// later and failed: then those before the hole are dropped, and read from the file.
 func (r *recent) add(b written) {
+	if n := len(r.batches); n > 0 && r.batches[n-1].end() != b.first() {
+		*r = recent{}
+	}
 	r.batches = append(r.batches, b)
 	r.bytes += b.bytes
 	drop := 0
@@ -67,10 +73,11 @@ func (r *recent) add(b written) {
 	r.batches = r.batches[drop:]
 }
 
-// from gives some batches from the one that holds index on; none when it is older.
+// from gives some batches from the one that holds index on; none when it is older,
+// or newer.
 func (r *recent) from(index uint64) []written {
 	lo, hi := 0, len(r.batches)
-	if hi == 0 || r.batches[0].first() > index {
+	if hi == 0 || r.batches[0].first() > index || r.batches[hi-1].end() <= index {
 		return nil
 	}
 	for hi-lo > 1 {

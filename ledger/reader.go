@@ -25,6 +25,7 @@ type Reader struct {
 	hint cursor
 	end  cursor // behind the last checkpoint that was seen; index is the size there
 	last []byte // that checkpoint
+	line []byte // its line, with the newline
 }
 
 // OpenReader opens the log in dir for reading.
@@ -83,15 +84,17 @@ func (r *Reader) advance(segment uint64) (err error) {
 	if r.end.segment == segment {
 		offset = r.end.offset
 	}
-	size, err := f.Size()
-	if err != nil {
-		return fmt.Errorf("ledger: read a segment: %w", err)
-	}
-	if size < offset {
-		offset = 0 // a failed batch was taken back
+	if offset > 0 {
+		before := make([]byte, len(r.line))
+		if _, err := f.ReadAt(before, offset-int64(len(before))); err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("ledger: read a segment: %w", err)
+		}
+		if !bytes.Equal(before, r.line) {
+			offset = 0 // a failed batch was taken back, and perhaps another stands there
+		}
 	}
 	next := max(segment, r.end.index)
-	for lines := newLineReader(f, offset, scanChunk); ; {
+	for lines := newRawReader(f, offset, scanChunk); ; {
 		line, _, whole, err := lines.line()
 		if errors.Is(err, io.EOF) || (err == nil && !whole) {
 			return nil
@@ -110,7 +113,7 @@ func (r *Reader) advance(segment uint64) (err error) {
 		}
 		if l.Commit != nil {
 			r.end = cursor{segment: segment, offset: lines.next, index: next}
-			r.last = l.Commit
+			r.last, r.line = l.Commit, append(append(r.line[:0], line...), '\n')
 		}
 	}
 }

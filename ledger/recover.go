@@ -244,10 +244,10 @@ func (s *scan) tail(f file, segment uint64, bad *evidence.Fault) error {
 	// Only one batch is ever on its way (Async may have several): a second signed
 	// checkpoint behind the bad place means that the first was acknowledged.
 	synced := 0
-	for r := newRawReader(f, good); ; {
+	for r := newRawReader(f, good, scanChunk); ; {
 		line, at, whole, err := r.line()
 		if errors.Is(err, errLongLine) {
-			r = newRawReader(f, at+maxLine) // no line of ours
+			r = newRawReader(f, at+maxLine, scanChunk) // no line of ours
 			continue
 		}
 		if err != nil || !whole {

@@ -66,9 +66,10 @@ func newLineReader(r io.ReaderAt, offset int64, chunk int) *lineReader {
 	return &lineReader{r: r, next: offset, chunk: chunk}
 }
 
-// newRawReader is one for which zero bytes are bytes like others.
-func newRawReader(r io.ReaderAt, offset int64) *lineReader {
-	return &lineReader{r: r, next: offset, chunk: scanChunk, raw: true}
+// newRawReader is one for which zero bytes are bytes like others: for those who know
+// from elsewhere where the log ends, or look for it by its checkpoints.
+func newRawReader(r io.ReaderAt, offset int64, chunk int) *lineReader {
+	return &lineReader{r: r, next: offset, chunk: chunk, raw: true}
 }
 
 // line gives the next line without its newline, the offset at which it begins,
@@ -156,7 +157,7 @@ func seekRecord(f io.ReaderAt, size int64, index uint64) (int64, error) {
 			lo = at
 		}
 	}
-	for r := newLineReader(f, lo, chunk); ; {
+	for r := newRawReader(f, lo, chunk); ; {
 		line, at, whole, err := r.line()
 		if errors.Is(err, io.EOF) || (err == nil && !whole) {
 			return 0, fmt.Errorf("ledger: record %d is not where it belongs: run `actpass evidence verify`", index)
@@ -173,7 +174,7 @@ func seekRecord(f io.ReaderAt, size int64, index uint64) (int64, error) {
 // firstRecordAfter finds the first record's line that begins behind offset from
 // and before end.
 func firstRecordAfter(f io.ReaderAt, from, end int64, chunk int) (at int64, index uint64, ok bool, err error) {
-	r := newLineReader(f, from, chunk)
+	r := newRawReader(f, from, chunk)
 	if _, _, _, err = r.line(); err != nil { // the rest of a line
 		return 0, 0, false, ignoreEOF(err)
 	}
@@ -246,7 +247,7 @@ func readSegment(f file, segment uint64, out []evidence.Entry, from, end uint64,
 			return nil, cursor{}, 0, err
 		}
 	}
-	r := newLineReader(f, at, 64<<10)
+	r := newRawReader(f, at, scanChunk)
 	var copies slab
 	for from < end && len(out) < max && bytesRead < maxRead {
 		line, _, whole, err := r.line()

@@ -79,12 +79,15 @@ type writer struct {
 	segment uint64
 	offset  int64         // end of the last good batch; nothing behind it counts
 	filled  int64         // end of the zeros that were written ahead, if more than offset
+	noRoom  time.Time     // none are written before this
 	commit  int64         // where that batch's checkpoint line begins
 	note    []byte        // that checkpoint
 	tree    evidence.Tree // over the records up to offset
 	durable int64         // what an fsync has confirmed; less than offset only with Async
 	since   time.Time     // when the oldest unsynced byte was written
 	buf     []byte        // for the next batch
+	ended   time.Time     // the last one
+	alone   time.Time     // no batch waits for company before this
 	broken  bool          // the file must be repaired before it is written again
 	retry   time.Time     // not before this for records that nobody waits for
 	probe   time.Time     // when to try a disk that refused; zero while it takes everything
@@ -144,13 +147,21 @@ func (l *Log) write() {
 // gather lets others into the next batch as long as more of them come: whoever can
 // run runs before this goroutine does again. So those who call at once share one
 // fsync, which costs the processor time of several calls, and nobody waits for a
-// clock: who calls alone goes on at once.
+// clock. It does so only when others are about, and not while what else runs takes
+// long: who calls alone goes on at once.
 func (l *Log) gather() {
+	w, began := &l.w, time.Now()
 	n := l.company()
-	for began := time.Now(); n > 0 && time.Since(began) < maxCompany; {
+	if n == 0 || n == 1 && began.Sub(w.ended) > maxCompany || began.Before(w.alone) {
+		return
+	}
+	for {
 		runtime.Gosched()
-		more := l.company()
-		if more <= n {
+		more, took := l.company(), time.Since(began)
+		if took > longCompany {
+			w.alone = time.Now().Add(aloneFor)
+		}
+		if more <= n || took > maxCompany {
 			return
 		}
 		n = more
@@ -215,6 +226,7 @@ func (l *Log) run(b *batch, later []item) {
 		waiting = b.items
 	}
 	done, err := l.commit(later, waiting)
+	l.w.ended = time.Now()
 	if err == nil && b != nil && b.flush {
 		err = l.sync()
 	}
@@ -408,11 +420,14 @@ func (l *Log) commit(later, waiting []item) (done written, err error) {
 		// If the process dies from here on, the system has the batch, whole; if the
 		// machine does, it can be torn, and Open sets it aside.
 		l.hand(later)
-		l.fill(w.offset+int64(len(buf)), n)
+		filled := l.fill(w.offset+int64(len(buf)), n)
 		if !l.opt.Async {
 			if err = w.file.Sync(); err != nil {
 				// What the kernel did with the pages is unknown.
 				w.broken = true
+				if filled { // for want of that room, perhaps
+					w.noRoom = time.Now().Add(noRoomFor)
+				}
 			}
 		}
 	}
@@ -432,21 +447,24 @@ func (l *Log) commit(later, waiting []item) (done written, err error) {
 
 // fill writes zeros behind a batch of n records that ends there and is about to be
 // synced, when those of before are used up. They are room, not a part of the log: a
-// disk that refuses them, or takes some of them, refuses nothing else. None are
-// written where the next segment begins, so that a sealed one has none.
-func (l *Log) fill(end int64, n int) {
+// disk that refuses to write them, or takes some of them, refuses nothing else. One
+// that says so only when it syncs refuses the batch too, and is not asked again for
+// a while. None are written where the next segment begins, so that a sealed one has
+// none.
+func (l *Log) fill(end int64, n int) bool {
 	ahead := int64(aheadBytes)
 	if l.opt.ahead > 0 {
 		ahead = l.opt.ahead
 	} else if n < aheadFrom {
-		return
+		return false
 	}
 	w := &l.w
-	if l.opt.Async || end <= w.filled || end+ahead > l.opt.SegmentBytes {
-		return
+	if l.opt.Async || end <= w.filled || end+ahead > l.opt.SegmentBytes || time.Now().Before(w.noRoom) {
+		return false
 	}
 	w.filled = end + ahead
 	_, _ = w.file.WriteAt(make([]byte, ahead), end)
+	return true
 }
 
 // trim cuts off what was filled ahead, for a file that is not written any more.

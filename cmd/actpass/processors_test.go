@@ -8,12 +8,12 @@ import (
 // TestProcessors plays loads to the rule: what each would use of so many
 // processors if it had them, more of it the more there are.
 func TestProcessors(t *testing.T) {
-	at := time.Unix(0, 0)
+	at, idle, gets := time.Unix(0, 0), 0.5, 1.0
 	play := func(p *processors, long time.Duration, need float64) (changes int) {
 		for end := at.Add(long); at.Before(end); {
 			at = at.Add(processorsEvery)
 			was := p.now
-			n := p.next(min(need*(1+0.2*float64(p.now-1)), float64(p.now)), at)
+			n := p.next(min(need*(1+0.2*float64(p.now-1)), float64(p.now)*gets), idle, at)
 			if n < 1 || n > p.most {
 				t.Fatalf("%d processors of %d", n, p.most)
 			}
@@ -62,6 +62,51 @@ func TestProcessors(t *testing.T) {
 	play(p, 2*time.Minute, 0.1)
 	if p.now != 1 || p.wait != processorsWait {
 		t.Errorf("after a rest: %d processors, and the next try after a failed one comes in %v", p.now, p.wait)
+	}
+}
+
+// TestProcessorsShared: others want the whole machine, and each of our threads gets
+// less than half a processor. Fewer threads would get less yet.
+func TestProcessorsShared(t *testing.T) {
+	p, at := newProcessors(4), time.Unix(0, 0)
+	play := func(long time.Duration, need, idle float64) {
+		for end := at.Add(long); at.Before(end); {
+			at = at.Add(processorsEvery)
+			p.next(min(need, 0.4*float64(p.now)), idle, at)
+		}
+	}
+	if play(time.Minute, 0.1, 0); p.now != 1 {
+		t.Errorf("with next to nothing to do: %d processors", p.now)
+	}
+	if play(time.Second, 3, 0); p.now != 4 {
+		t.Errorf("with much to do, beside others: %d processors", p.now)
+	}
+	if play(time.Minute, 0.5, 0.4); p.now > 2 {
+		t.Errorf("with little to do, alone again: %d processors", p.now)
+	}
+}
+
+// TestMachineTime: the machine's time goes on, and its idle time is a part of it.
+func TestMachineTime(t *testing.T) {
+	idle, all := machineTime()
+	if all == 0 {
+		t.Skip("not known here")
+	}
+	time.Sleep(50 * time.Millisecond)
+	idle2, all2 := machineTime()
+	if all2 <= all || idle2 < idle || idle2-idle > all2-all {
+		t.Errorf("%d of %d, then %d of %d", idle, all, idle2, all2)
+	}
+	m := machine{share: 1}
+	now := time.Now()
+	if s := m.idle(true, now); s != 1 {
+		t.Errorf("nothing to compare with, and %v", s)
+	}
+	if s := m.idle(true, now.Add(processorsLook)); s < 0 || s > 1 {
+		t.Errorf("a share of %v", s)
+	}
+	if s := m.idle(false, now.Add(2*processorsLook)); s != 1 {
+		t.Errorf("does not matter, and %v", s)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/actpass/sidecar/config"
 	"github.com/actpass/sidecar/gate"
+	"github.com/actpass/sidecar/ledger"
 	"github.com/actpass/sidecar/notify"
 	"github.com/actpass/sidecar/store"
 )
@@ -51,12 +52,14 @@ func openStore(ctx context.Context, cfg *config.Config, changed func(error)) (st
 	return db, nil
 }
 
-// blocked is how long the store has waited for a disk of its own, see tuneProcessors.
+// blocked is how long the log and the store have waited for the disk in system calls,
+// see tuneProcessors.
 func (p *program) blocked() time.Duration {
+	d := ledger.Blocked()
 	if db, ok := p.store.(*store.SQLite); ok {
-		return db.Committing()
+		d += db.Committing()
 	}
-	return 0
+	return d
 }
 
 // storeChanged is told by the store itself, and must not wait for it.
