@@ -408,3 +408,31 @@ func sameSummary(t *rapid.T, r interface{ Record() (Record, error) }) {
 		t.Fatalf("%+v, read back as %+v (%v): %s", rec.Summary(), read.Summary(), err, rec.Bytes())
 	}
 }
+
+// TestEncodedStays: the bytes of a record are its own, whatever is encoded after it.
+func TestEncodedStays(t *testing.T) {
+	event := Event{ID: "ev_1", Kind: KindAction, TenantID: "acme"}
+	outcome := OutcomeRecord{EventID: "ev_1", Outcome: Outcome{State: StateForwarded}}
+	a, err := event.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := outcome.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, second := string(a), string(b)
+	for range 100 {
+		for _, id := range []string{"ev_2", "ev_3"} {
+			if _, err := (&Event{ID: id, Kind: KindSystem, Message: "another"}).Encode(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := (&OutcomeRecord{EventID: id, Outcome: Outcome{State: StateBlocked}}).Encode(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if string(a) != first || string(b) != second {
+		t.Errorf("they became %s and %s", a, b)
+	}
+}

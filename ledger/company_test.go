@@ -4,7 +4,6 @@ import (
 	"context"
 	"path/filepath"
 	"runtime"
-	"sync"
 	"testing"
 )
 
@@ -22,15 +21,7 @@ func TestCompany(t *testing.T) {
 	}
 	before := syncs()
 	for range rounds {
-		var wg sync.WaitGroup
-		for range together {
-			wg.Go(func() {
-				if _, err := l.Append(context.Background(), asRecord([]byte(`{"kind":"system","id":"ev_1"}`))); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		wg.Wait()
+		appendTogether(t, l, together)
 	}
 	if n := syncs() - before; n > rounds*together/8 {
 		t.Errorf("%d records, %d at a time, took %d fsyncs", rounds*together, together, n)
@@ -50,15 +41,7 @@ func TestCompanyArrives(t *testing.T) {
 		}
 	}()
 	for range 50 { // rounds of eight at once
-		var wg sync.WaitGroup
-		for range 8 {
-			wg.Go(func() {
-				if _, err := l.Append(context.Background(), asRecord([]byte(`{"kind":"system","id":"ev_1"}`))); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		wg.Wait()
+		appendTogether(t, l, 8)
 	}
 	if err := l.Flush(context.Background()); err != nil {
 		t.Fatal(err)

@@ -68,7 +68,8 @@ const (
 	// the time, because where they are and how long the file is does not change.
 	aheadBytes = 1 << 20
 	aheadFrom  = 4
-	noRoomFor  = time.Minute
+	// noRoomFor is how long nothing is written ahead after a disk refused it.
+	noRoomFor = time.Minute
 	// asyncWindow is how long written bytes may stay unsynced with Options.Async.
 	asyncWindow = 50 * time.Millisecond
 	// retryEvery is the pause between attempts to write what only Later queued.

@@ -93,12 +93,7 @@ func (r *recent) from(index uint64) []written {
 }
 
 func readBatches(batches []written, from uint64, max int) []evidence.Entry {
-	n := 0
-	for i := range batches {
-		n += len(batches[i].entries)
-	}
-	n -= int(from - batches[0].first())
-	out := make([]evidence.Entry, 0, min(max, n))
+	out := make([]evidence.Entry, 0, min(max, int(batches[len(batches)-1].end()-from)))
 	size := 0
 	for i, b := range batches {
 		entries := b.entries

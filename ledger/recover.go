@@ -268,9 +268,9 @@ func (s *scan) tail(f file, segment uint64, bad *evidence.Fault) error {
 	return s.cut(f, segment, good, end, bad)
 }
 
-// cut moves the torn tail to torn/. If we crash between saving and cutting it is
+// cut moves the torn tail, up to end, to torn/. If we crash between saving and cutting it is
 // saved a second time.
-func (s *scan) cut(f file, segment uint64, good, size int64, bad *evidence.Fault) error {
+func (s *scan) cut(f file, segment uint64, good, end int64, bad *evidence.Fault) error {
 	l := s.log
 	dir := filepath.Join(l.dir, "torn")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -281,7 +281,7 @@ func (s *scan) cut(f file, segment uint64, good, size int64, bad *evidence.Fault
 	if err != nil {
 		return fmt.Errorf("ledger: set a torn tail aside: %w", err)
 	}
-	_, err = io.Copy(io.NewOffsetWriter(out, 0), io.NewSectionReader(f, good, size-good))
+	_, err = io.Copy(io.NewOffsetWriter(out, 0), io.NewSectionReader(f, good, end-good))
 	if err == nil {
 		err = out.Sync()
 	}
@@ -294,7 +294,7 @@ func (s *scan) cut(f file, segment uint64, good, size int64, bad *evidence.Fault
 	if err != nil {
 		return fmt.Errorf("ledger: set a torn tail aside in %s: %w", name, err)
 	}
-	l.recovered.TruncatedBytes, l.recovered.Saved, l.recovered.Reason = size-good, name, bad.Error()
+	l.recovered.TruncatedBytes, l.recovered.Saved, l.recovered.Reason = end-good, name, bad.Error()
 	return s.truncate(f, segment, good)
 }
 
@@ -349,11 +349,6 @@ func (s *scan) finish() error {
 	}
 	l.w.durable = l.w.offset
 	return nil
-}
-
-// zerosInside is the fault of a segment that has zeros where only the last one may.
-func zerosInside(v *evidence.Verifier) *evidence.Fault {
-	return &evidence.Fault{Index: v.Good().Size() + v.Pending(), Reason: "zeros stand in its place"}
 }
 
 func (s *scan) damaged(segment uint64, f *evidence.Fault) error {

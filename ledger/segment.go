@@ -139,6 +139,11 @@ func zerosTo(f file, from int64) (int64, error) {
 	return from, nil
 }
 
+// zerosInside is the fault of a segment that has zeros where only the last one may.
+func zerosInside(v *evidence.Verifier) *evidence.Fault {
+	return &evidence.Fault{Index: v.Good().Size() + v.Pending(), Reason: "zeros stand in its place"}
+}
+
 // seekRecord finds the offset of the line of a record in a segment, by bisection:
 // the lines carry their index and records hold no newline. The last chunk is
 // scanned line by line.

@@ -46,9 +46,9 @@ var (
 	_ notify.Outbox = (*SQLite)(nil)
 )
 
-// Committing is how long commits have taken so far, which is mostly waiting for the
-// disk, in system calls.
-func (s *SQLite) Committing() time.Duration { return time.Duration(s.w.committing.Load()) }
+// Blocked is how long commits have taken so far, which is mostly waiting for the
+// disk in system calls that hold a processor.
+func (s *SQLite) Blocked() time.Duration { return time.Duration(s.w.blocked.Load()) }
 
 // OpenSQLite opens or creates the database at path (mode 0600, its directory
 // 0700 when it is made here) and brings its schema up to date. A database of a

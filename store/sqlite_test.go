@@ -247,6 +247,18 @@ func TestTwoProcesses(t *testing.T) {
 	}
 }
 
+// TestBlocked: the time of commits is counted.
+func TestBlocked(t *testing.T) {
+	s := openTest(t, filepath.Join(t.TempDir(), "x.db"))
+	before := s.Blocked()
+	err := s.w.do(context.Background(), func(b *batch) error {
+		return b.run(`INSERT INTO limit_sums (tenant_id, limit_key, span, since, total) VALUES ('t', 'k', 1, 1, 1)`)
+	})
+	if err != nil || s.Blocked() <= before {
+		t.Errorf("%v before a commit, %v after it, %v", before, s.Blocked(), err)
+	}
+}
+
 // TestWriterBatch: one transaction carries many, and the failure of one takes no
 // other along.
 func TestWriterBatch(t *testing.T) {

@@ -27,7 +27,7 @@ type writer struct {
 	conn  *sql.Conn
 	stmts map[string]*sql.Stmt
 
-	committing atomic.Int64 // ns in COMMIT so far
+	blocked atomic.Int64 // ns in COMMIT so far
 
 	queue chan *writeOp
 	mu    sync.RWMutex // held for reading while sending to queue
@@ -203,7 +203,7 @@ func (w *writer) transaction(ops []*writeOp) {
 		if err := b.run("COMMIT"); err != nil {
 			broken = fmt.Errorf("commit: %w", err)
 		}
-		w.committing.Add(int64(time.Since(began)))
+		w.blocked.Add(int64(time.Since(began)))
 	}
 	if broken != nil || alone {
 		// What failed may have ended the transaction already (disk full, I/O error);

@@ -22,12 +22,12 @@ const (
 	processorsLook = time.Second
 	// processorsAsk is how often it is asked again how many there are.
 	processorsAsk = 10 * time.Second
-	// A processor that was given up and taken back within settled was missed: the
+	// A processor that was given up and taken back within processorsSettled was missed: the
 	// next try waits twice as long as this one did, or until there is this much less
 	// to do.
-	processorsLess               = 0.75
-	processorsSettled            = 2 * time.Second
-	processorsWait, processorsIn = time.Second, time.Minute
+	processorsLess                     = 0.75
+	processorsSettled                  = 2 * time.Second
+	processorsWait, processorsWaitMost = time.Second, time.Minute
 )
 
 // processors decides how many processors the runtime uses at once (GOMAXPROCS):
@@ -60,7 +60,7 @@ func (p *processors) next(busy, idle float64, now time.Time) int {
 	case (busy > processorsFull*n || starved) && p.now < p.most:
 		if missed {
 			p.notBefore = now.Add(p.wait)
-			p.wait = min(2*p.wait, processorsIn)
+			p.wait = min(2*p.wait, processorsWaitMost)
 		}
 		p.now = min(2*p.now, p.most)
 		p.tried = time.Time{}
@@ -69,7 +69,7 @@ func (p *processors) next(busy, idle float64, now time.Time) int {
 		p.now = max(1, min(p.now-1, int(math.Ceil(busy/processorsFull))))
 		p.tried, p.busy = now, busy
 	}
-	if !p.tried.IsZero() && !missed && now.Sub(p.tried) >= processorsSettled {
+	if !p.tried.IsZero() && now.Sub(p.tried) >= processorsSettled {
 		p.wait = processorsWait
 	}
 	return p.now

@@ -8,12 +8,12 @@ import (
 // TestProcessors plays loads to the rule: what each would use of so many
 // processors if it had them, more of it the more there are.
 func TestProcessors(t *testing.T) {
-	at, idle, gets := time.Unix(0, 0), 0.5, 1.0
+	at := time.Unix(0, 0)
 	play := func(p *processors, long time.Duration, need float64) (changes int) {
 		for end := at.Add(long); at.Before(end); {
 			at = at.Add(processorsEvery)
 			was := p.now
-			n := p.next(min(need*(1+0.2*float64(p.now-1)), float64(p.now)*gets), idle, at)
+			n := p.next(min(need*(1+0.2*float64(p.now-1)), float64(p.now)), 0.5, at)
 			if n < 1 || n > p.most {
 				t.Fatalf("%d processors of %d", n, p.most)
 			}
@@ -48,6 +48,24 @@ func TestProcessors(t *testing.T) {
 		t.Errorf("a second of more than there is: %d processors of 16", p.now)
 	}
 
+	p = newProcessors(3)
+	play(p, 10*time.Second, 0)
+	if play(p, time.Second, 50); p.now != 3 {
+		t.Errorf("a second of more than there is: %d processors of 3", p.now)
+	}
+
+	// What was given up last must settle before more is.
+	p = newProcessors(8)
+	for _, c := range []struct {
+		after time.Duration
+		busy  float64
+		want  int
+	}{{0, 4.5, 5}, {processorsEvery, 2.9, 5}, {processorsSettled, 2.9, 4}} {
+		if n := p.next(c.busy, 0.5, at.Add(c.after)); n != c.want {
+			t.Errorf("%.1f busy after %v: %d processors, want %d", c.busy, c.after, n, c.want)
+		}
+	}
+
 	// One is too few by little, and two are used by half: each try costs a tenth of a
 	// second, so they become rare.
 	p = newProcessors(2)
@@ -78,8 +96,11 @@ func TestProcessorsShared(t *testing.T) {
 	if play(time.Minute, 0.1, 0); p.now != 1 {
 		t.Errorf("with next to nothing to do: %d processors", p.now)
 	}
-	if play(time.Second, 3, 0); p.now != 4 {
-		t.Errorf("with much to do, beside others: %d processors", p.now)
+	play(time.Second, 3, 0)
+	for range 100 {
+		if play(processorsEvery, 3, 0); p.now != 4 {
+			t.Fatalf("with much to do, beside others: %d processors", p.now)
+		}
 	}
 	if play(time.Minute, 0.5, 0.4); p.now > 2 {
 		t.Errorf("with little to do, alone again: %d processors", p.now)
@@ -90,7 +111,7 @@ func TestProcessorsShared(t *testing.T) {
 func TestMachineTime(t *testing.T) {
 	idle, all := machineTime()
 	if all == 0 {
-		t.Skip("not known here")
+		t.Skip("this system does not tell")
 	}
 	time.Sleep(50 * time.Millisecond)
 	idle2, all2 := machineTime()
@@ -114,7 +135,7 @@ func TestMachineTime(t *testing.T) {
 func TestProcessorTime(t *testing.T) {
 	before, ok := processorTime()
 	if !ok {
-		t.Skip("not known here")
+		t.Skip("this system does not tell")
 	}
 	x := 0
 	for end := time.Now().Add(50 * time.Millisecond); time.Now().Before(end); x++ {

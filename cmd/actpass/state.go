@@ -57,7 +57,7 @@ func openStore(ctx context.Context, cfg *config.Config, changed func(error)) (st
 func (p *program) blocked() time.Duration {
 	d := ledger.Blocked()
 	if db, ok := p.store.(*store.SQLite); ok {
-		d += db.Committing()
+		d += db.Blocked()
 	}
 	return d
 }
